@@ -69,7 +69,8 @@ class Subject(Record, frozen=True, kw_only=True):
     """A model that was measured; `name` is what rows call it.
 
     For a bundle, `manifest_sha256` is the hash of its manifest, which lists the hash of every
-    file. For a teacher, `fingerprint` is a digest of all that its outputs depend on.
+    file, and `engine_precision` what its engines compute in where graphs are in FP32. For a
+    teacher, `fingerprint` is a digest of all that its outputs depend on.
     """
 
     name: str
@@ -78,6 +79,7 @@ class Subject(Record, frozen=True, kw_only=True):
     manifest_sha256: str | None = None
     backend: str | None = None
     precision: str | None = None
+    engine_precision: str | None = None
     image_size: int | None = None
     trained_head: bool | None = None
     fingerprint: str | None = None

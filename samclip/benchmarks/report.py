@@ -71,6 +71,7 @@ def describe_bundle(model: Model, name: str, role: str, precision: str | None = 
         manifest_sha256=manifest_sha256(model.bundle.path),
         backend=model.backend,
         precision=precision,
+        engine_precision=model.engine_precision,
         image_size=manifest.preprocessing.image_size,
         trained_head=None if manifest.head is None else manifest.head.trained,
     )

@@ -2,8 +2,8 @@
 
 A run names models by what distinguishes them within it: `tiny` alone becomes `tiny openvino` where
 a second backend is measured too, and another run may call another bundle `tiny`. So models are
-matched by the hash of their bundle's manifest, or a teacher's fingerprint, together with backend
-and precision.
+matched by the hash of their bundle's manifest, or a teacher's fingerprint, together with backend,
+precision and what their engines compute in.
 """
 
 from __future__ import annotations
@@ -17,7 +17,9 @@ from samclip.errors import InputError, did_you_mean
 SHOWN = 12  # digits of a hash
 BETWEEN = " / "  # the two models of a ratio
 
-Key = tuple[str, str | None, str | None]
+FULL = "fp32"  # what engines computed in where a report does not say it
+
+Key = tuple[str, str | None, str | None, str]
 
 
 @dataclass(frozen=True)
@@ -78,7 +80,8 @@ def _names(subjects: Sequence[Subject]) -> tuple[str, ...]:
 def _key(subject: Subject) -> Key | None:
     """Return what identifies a subject; None where its report holds nothing that does."""
     identity = subject.manifest_sha256 or subject.fingerprint
-    return None if identity is None else (identity, subject.backend, subject.precision)
+    engine = subject.engine_precision or FULL
+    return None if identity is None else (identity, subject.backend, subject.precision, engine)
 
 
 def _is_same(one: Subject, other: Subject, with_role: bool) -> bool:
@@ -133,7 +136,9 @@ def _reason(subject: Subject, place: str, own: Sequence[Subject], others: Sequen
 def _run_as(subject: Subject) -> str:
     if subject.backend is None and subject.precision is None:
         return "without a backend"
-    return f"{subject.backend} in {subject.precision or 'its own precision'}"
+    engine = subject.engine_precision or FULL
+    computed = "" if engine == FULL else f", engines in {engine}"
+    return f"{subject.backend} in {subject.precision or 'its own precision'}{computed}"
 
 
 def _renamed(

@@ -127,6 +127,17 @@ Precision = Annotated[
         help="Take the graphs of this precision; int8 stands for any INT8.",
     ),
 ]
+EnginePrecision = Annotated[
+    Literal["fp32", "bf16"] | None,
+    typer.Option(
+        "--engine-precision",
+        metavar="fp32|bf16",
+        rich_help_panel=_BUNDLE,
+        show_default="fp32, or what was measured here",
+        help="What the engine computes in where graphs are in FP32: bf16 on processors that are "
+        "made for it, with OpenVINO. Its first use compares each graph with FP32.",
+    ),
+]
 Threads = Annotated[
     int | None,
     typer.Option(

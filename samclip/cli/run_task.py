@@ -115,6 +115,7 @@ class Request:
     backend: str = "auto"
     device: str | None = None
     precision: str | None = None
+    engine_precision: str | None = None
     threads: int | None = None
     streams: int | None = None
     max_pixels: int | None = None
@@ -142,6 +143,7 @@ def task_command(make_task: Callable[..., Task[Any]]) -> Callable[..., None]:
         backend: options.Backend = "auto",
         device: options.Device = None,
         precision: options.Precision = None,
+        engine_precision: options.EnginePrecision = None,
         threads: options.Threads = None,
         streams: options.Streams = None,
         max_pixels: options.MaxPixels = None,
@@ -158,6 +160,7 @@ def task_command(make_task: Callable[..., Task[Any]]) -> Callable[..., None]:
                 backend=backend,
                 device=device,
                 precision=precision,
+                engine_precision=engine_precision,
                 threads=threads,
                 streams=streams,
                 max_pixels=max_pixels,
@@ -245,6 +248,7 @@ def open_model(request: Request) -> Iterator[Model]:
             backend=request.backend,
             device=request.device,
             precision=request.precision,
+            engine_precision=request.engine_precision,
             threads=request.threads,
             streams=request.streams or 1,
             max_pixels=request.max_pixels,

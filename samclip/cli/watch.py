@@ -77,6 +77,7 @@ def watch(
     backend: options.Backend = "auto",
     device: options.Device = None,
     precision: options.Precision = None,
+    engine_precision: options.EnginePrecision = None,
     threads: options.Threads = None,
     verbose: options.Verbose = 0,
     debug: options.Debug = False,
@@ -104,6 +105,7 @@ def watch(
             backend=backend,
             device=device,
             precision=precision,
+            engine_precision=engine_precision,
             threads=threads,
         )
         with heed_stops(), open_model(request) as model, ExitStack() as exits:

@@ -17,6 +17,8 @@ COSINE = {"fp32": 0.9999, "fp16": 0.9995, "bf16": 0.998, "int8": 0.995, "int8_fp
 # The least IoU of masks with FP32's: on average, and of the worst mask.
 MASK_IOU = {"fp32": 0.999, "fp16": 0.995, "bf16": 0.985, "int8": 0.98, "int8_fp16": 0.98}
 WORST_MASK_IOU = {"fp32": 0.99, "fp16": 0.96, "bf16": 0.9}
+# The least share of a photo's places that get the same name.
+SAME_LABEL = {"fp32": 0.999, "fp16": 0.99}
 
 
 def cosines(expected: NDArray[np.generic], found: NDArray[np.generic]) -> NDArray[np.float64]:

@@ -10,7 +10,7 @@ import os
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol, TypeVar, runtime_checkable
+from typing import Any, Literal, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +20,9 @@ from samclip.errors import BackendUnavailableError, ClosedError, EngineRunError,
 
 REMEDY = "To do: "  # comes before the remedy in messages of BackendUnavailableError
 MAX_MESSAGE = 300  # characters of a library's message that are passed on
+
+EnginePrecision = Literal["fp32", "bf16"]  # what FP32 of a graph is computed in
+FULL: EnginePrecision = "fp32"
 
 Held = TypeVar("Held")
 
@@ -143,6 +146,9 @@ class EngineOptions:
     for 4, or 1 where the GPU shares the machine's memory;
     `cuda_graphs`, whether runs of the same shapes are replayed from a captured CUDA graph.
     `profile`: time each node of each run, for engines of backends whose traits say `profiles`.
+    `precision`: what FP32 of a graph is computed in, one of the backend's `engine_precisions` or
+    "fp32"; `fp32_outputs`: outputs of the graph that are computed in FP32 all the same, with all
+    that they depend on.
     Fewer than 1 `threads` raise EngineRunError.
     """
 
@@ -152,6 +158,8 @@ class EngineOptions:
     contexts: int | None = None
     cuda_graphs: bool = True
     profile: bool = False
+    precision: EnginePrecision = FULL
+    fp32_outputs: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.threads is not None and self.threads < 1:
@@ -223,7 +231,8 @@ class Traits:
     `on_host`: its tensors lie in the host's memory; `captures_graphs`: runs of the same shapes are
     replayed from a captured CUDA graph; `slow_convolutions`: networks of many short convolutions
     run slower on it than on the backends that "auto" takes next; `by_name_alone`: "auto" never
-    takes it; `profiles`: its engines are `engines.profile.Profiled`.
+    takes it; `profiles`: its engines are `engines.profile.Profiled`; `engine_precisions`: what it
+    can compute FP32 graphs in besides FP32, where the processor is made for it, see `Reducing`.
     """
 
     lowerings: tuple[str, ...] = ()
@@ -236,6 +245,7 @@ class Traits:
     slow_convolutions: bool = False
     by_name_alone: bool = False
     profiles: bool = False
+    engine_precisions: tuple[EnginePrecision, ...] = ()
 
 
 class Backend(Protocol):
@@ -274,6 +284,24 @@ class Versioned(Protocol):
     @property
     def version(self) -> str | None:
         """The library's version here, as "10.14.1"; None when it is not known."""
+        ...
+
+
+@runtime_checkable
+class Reducing(Protocol):
+    """A backend that can compute FP32 graphs in the `engine_precisions` of its traits."""
+
+    @property
+    def precision_facts(self) -> tuple[str, ...]:
+        """What answers in such a precision depend on besides the graph: processor, versions."""
+        ...
+
+    def probe_precision(self, precision: EnginePrecision, *, ask: bool = True) -> Probe:
+        """Return whether this machine computes faster in `precision`, and ends no process by it.
+
+        It is tried once, in a separate process and for a limited time, and the answer is kept.
+        Without `ask` nothing is tried: the probe is then unavailable until an answer is kept.
+        """
         ...
 
 

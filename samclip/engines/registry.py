@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from samclip.engines.base import Backend, Probe
+from samclip.engines.base import FULL, Backend, EnginePrecision, Probe
 from samclip.engines.onnxruntime import backend as onnxruntime
 from samclip.engines.openvino import backend as openvino
 from samclip.engines.tensorrt import backend as tensorrt
@@ -41,13 +41,15 @@ class Choice:
     """The backend that was taken, and those before it that were not.
 
     `precision`: the one that was measured as the fastest, None for the bundle's preference;
-    `measured`: what an image took, in ms, None where the choice was made by rule.
+    `measured`: what an image took, in ms, None where the choice was made by rule;
+    `engine_precision`: what its engines then computed in.
     """
 
     backend: Backend
     passed_over: tuple[PassedOver, ...] = ()
     precision: str | None = None
     measured: float | None = None
+    engine_precision: EnginePrecision = FULL
 
     def after(self, passed: PassedOver) -> Choice:
         """Return this choice with one more backend that was passed over, before all others."""

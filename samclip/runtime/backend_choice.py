@@ -5,15 +5,22 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TypeVar, get_args
+from typing import TypeVar, cast, get_args
 
-from samclip.engines.base import Backend, EngineOptions, Probe, library_version
+from samclip.engines.base import (
+    FULL,
+    Backend,
+    EngineOptions,
+    EnginePrecision,
+    Probe,
+    library_version,
+)
 from samclip.engines.registry import Choice, PassedOver, candidates, first_of
 from samclip.errors import BackendUnavailableError, InputError, PlanError, did_you_mean
 from samclip.runtime.bundles.bundle import Bundle
 from samclip.runtime.bundles.manifest import Precision, Variant, base_name
 from samclip.runtime.devices import ANY_DEVICE, DeviceWish
-from samclip.runtime.measured_choice import MeasuredChoice, find_choice
+from samclip.runtime.measured_choice import MeasuredChoice, Speed, find_choice
 
 _logger = logging.getLogger("samclip")
 
@@ -59,17 +66,19 @@ def choose_for(
     precision: str | None = None,
     among: tuple[Backend, ...] | None = None,
     measured: MeasuredChoice | None = None,
+    engine_precision: EnginePrecision | None = None,
 ) -> Choice:
     """Choose the fastest backend that works here, that `bundle` was made for and that is ready.
 
     A backend that would first have to build for minutes is not taken; why, and the step that
     builds, is in the choice. `among`: the backends, the fastest first, and `measured`, what was
-    measured here; None for `rank_backends`. Reads no graph. Raises BackendUnavailableError when
+    measured here; None for `rank_backends`. `engine_precision`: None for what was measured. Reads
+    no graph. Raises BackendUnavailableError when
     none is left, with the reasons.
     """
     settings = options or EngineOptions()
     if among is None:
-        among, measured = rank_backends(bundle, settings, precision)
+        among, measured = rank_backends(bundle, settings, precision, engine_precision)
 
     def suits(backend: Backend) -> Probe:
         variants = choose_variants(bundle, backend, precision)
@@ -94,22 +103,54 @@ def choose_for(
         return probe
 
     choice = first_of(among, suits)
-    speed = None if measured is None else measured.speed_of(choice.backend.name, precision)
+    if measured is None:
+        return choice
+    speed = measured.speed_of(choice.backend.name, precision, engine_precision)
     if speed is None:
         return choice
-    return replace(choice, precision=speed.precision, measured=speed.median)
+    return replace(
+        choice,
+        precision=speed.precision,
+        measured=speed.median,
+        engine_precision=speed.engine_precision,
+    )
 
 
 def rank_backends(
-    bundle: Bundle, options: EngineOptions, precision: str | None
+    bundle: Bundle,
+    options: EngineOptions,
+    precision: str | None,
+    engine_precision: EnginePrecision | None = None,
 ) -> tuple[tuple[Backend, ...], MeasuredChoice | None]:
     """Return the backends of "auto", the fastest first, and what was measured of them here.
 
-    By `fastest_first`, in which those that were measured change places.
+    By `fastest_first`, in which those that were measured change places. With an
+    `engine_precision` other than FP32 only the backends that can compute in it are returned.
     """
     ranked = fastest_first(bundle)
+    if engine_precision not in {None, FULL}:
+        ranked = tuple(one for one in ranked if engine_precision in one.traits.engine_precisions)
     measured = find_choice(bundle, options.threads)
-    return (ranked if measured is None else measured.sort(ranked, precision)), measured
+    if measured is None:
+        return ranked, None
+    measured = measured.only(lambda speed: _still_holds(bundle, speed))
+    return measured.sort(ranked, precision, engine_precision), measured
+
+
+def _still_holds(bundle: Bundle, speed: Speed) -> bool:
+    """Whether an engine may still compute as it was measured: in FP32, or as it was judged here."""
+    if speed.engine_precision == FULL:
+        return True
+    found = [one for one in candidates() if one.name == speed.backend]
+    variants = {} if not found else choose_variants(bundle, found[0], speed.precision)
+    encoder = first_encoder(bundle)
+    if encoder not in variants:
+        return False
+    # brings in the gate, which few loads need
+    from samclip.engines.plans.gate.reduced import is_admitted  # noqa: PLC0415
+
+    graph = bundle.graph_key(encoder, variants[encoder])
+    return is_admitted(found[0], graph, speed.engine_precision)
 
 
 def start_fastest(
@@ -118,16 +159,18 @@ def start_fastest(
     precision: str | None,
     start: Callable[[Choice], Started],
     device: DeviceWish = ANY_DEVICE,
+    engine_precision: EnginePrecision | None = None,
 ) -> Started:
     """Return `start(choice)`; a backend that does not start after all is replaced by the next.
 
-    Raises InputError for a GPU where no backend for GPUs works.
+    `engine_precision`: what engines must compute in where graphs are in FP32, None for what was
+    measured. Raises InputError for a GPU where no backend for GPUs works.
     """
-    ranked, measured = rank_backends(bundle, options, precision)
+    ranked, measured = rank_backends(bundle, options, precision, engine_precision)
     among = _on_device(ranked, device)
     passed: tuple[PassedOver, ...] = ()
     while True:
-        choice = choose_for(bundle, options, precision, among, measured)
+        choice = choose_for(bundle, options, precision, among, measured, engine_precision)
         tried = (*passed, *choice.passed_over)
         among = among[among.index(choice.backend) + 1 :]
         try:
@@ -194,6 +237,21 @@ def check_precision(precision: str | None, bundle: Bundle | None = None) -> None
     raise InputError(
         f"the bundle {bundle.manifest.name!r} has no encoder in {precision}, only in {have}. "
         f"Choose that, leave precision out, or export the bundle in {precision}."
+    )
+
+
+def check_engine_precision(precision: object) -> EnginePrecision | None:
+    """Return what engines are to compute in, None for what was measured; raises InputError."""
+    if precision is None:
+        return None
+    for known in get_args(EnginePrecision):
+        if isinstance(precision, str) and precision == known:
+            return cast("EnginePrecision", known)
+    known = get_args(EnginePrecision)
+    raise InputError(
+        f"there is no engine_precision {precision!r:.100}{did_you_mean(str(precision), known)}. "
+        f"Choose among {', '.join(known)}, or None. The precision of a bundle's graphs is chosen "
+        "by precision=."
     )
 
 

@@ -18,11 +18,25 @@ from weakref import WeakKeyDictionary
 import numpy as np
 from numpy.typing import NDArray
 
-from samclip.engines.base import Backend, Engine, EngineOptions, Tensor, library_version
+from samclip.engines.base import (
+    FULL,
+    Backend,
+    Engine,
+    EngineOptions,
+    EnginePrecision,
+    GraphSource,
+    Tensor,
+    library_version,
+)
 from samclip.engines.cuda.memory import CudaTensor
 from samclip.engines.foreign import ForeignTensor, Keeper
 from samclip.engines.process_edges import stop_at_exit
-from samclip.errors import CapabilityError, ClosedError, EngineRunError
+from samclip.errors import (
+    BackendUnavailableError,
+    CapabilityError,
+    ClosedError,
+    EngineRunError,
+)
 from samclip.runtime.bundles.bundle import Bundle
 from samclip.runtime.bundles.manifest import Graph, Variant, base_name
 from samclip.runtime.bundles.ready_shapes import ReadyShapes
@@ -35,6 +49,8 @@ if TYPE_CHECKING:
 
 Checked = tuple[Engine, OutputCheck]
 MakeTrial = Callable[[str, Mapping[str, "AxisRange"]], "Trial"]  # of a graph of the bundle
+# Their results are kept between runs and machines: so they are always those of FP32.
+OF_TEXT = frozenset({"text_encoder"})
 LEAST_STACK = 256 * 1024  # bytes that libraries may use of a thread's stack, and reserve
 LOOK_SECONDS = 0.5  # how often `Usage.close` looks for uses that ended without notifying it
 _logger = logging.getLogger("samclip")
@@ -68,6 +84,11 @@ class EnginePool:
         self._loading = threading.RLock()
         self._usage = Usage()
         self._process = os.getpid()
+
+    @property
+    def engine_precision(self) -> EnginePrecision:
+        """What engines compute in where graphs are in FP32, unless they would depart from it."""
+        return self._options.precision
 
     @property
     def closed(self) -> bool:
@@ -216,9 +237,31 @@ class EnginePool:
         trial = None if self._make_trial is None else partial(self._make_trial, graph)
         source = replace(read(), again=read, trial=trial)
         rows = None if source.signature is None else source.signature.token_rows
+        options = self._admitted(graph, source)
         with debug_time("made %s ready on %s", graph, self.backend.name):
-            engine = self.backend.load(source, self._options)
+            engine = self.backend.load(source, options)
         return engine, OutputCheck(graph, described, self.bundle.manifest, rows)
+
+    def _admitted(self, graph: str, source: GraphSource) -> EngineOptions:
+        """Return the options of a graph's engine: in fewer bits only where it was judged here.
+
+        Raises BackendUnavailableError for an encoder that must be computed in FP32.
+        """
+        precision = self._options.precision
+        if precision == FULL:
+            return self._options
+        if base_name(graph) in OF_TEXT:
+            return replace(self._options, precision=FULL)
+        # brings in the gate, which few models need
+        from samclip.engines.plans.gate.reduced import admit_graph  # noqa: PLC0415
+
+        options = admit_graph(self.backend, source, self._options)
+        if base_name(graph) == "encoder" and options.precision == FULL:
+            raise BackendUnavailableError(
+                f"the encoder of {self.bundle.manifest.name!r} does not compute in {precision} "
+                "what it computes in FP32, on this machine. To do: leave engine_precision out."
+            )
+        return options
 
     def _described(self, graph: str) -> Graph:
         described = self.bundle.manifest.graph(graph)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Annotated, Literal
@@ -19,7 +19,7 @@ import msgspec
 from samclip.disk.cache_folder import cache_dir, make_private_folder, read_private_file
 from samclip.disk.partial_files import as_write_error, remove_abandoned, write_file
 from samclip.disk.places import try_place
-from samclip.engines.base import Backend
+from samclip.engines.base import FULL, Backend, EnginePrecision
 from samclip.engines.machine.device import processor_name
 from samclip.engines.machine.host import usable_cores
 from samclip.engines.steps import MeasureChoice
@@ -36,10 +36,14 @@ Milliseconds = Annotated[float, msgspec.Meta(gt=0, le=1e9)]
 
 
 class Speed(Record, frozen=True, kw_only=True):
-    """What a photo takes on a backend in a precision: the median and every sample, in ms."""
+    """What a photo takes on a backend in a precision: the median and every sample, in ms.
+
+    `engine_precision`: what its engines computed in where graphs are in FP32.
+    """
 
     backend: Short
     precision: Precision
+    engine_precision: EnginePrecision = FULL
     median: Milliseconds
     samples: Annotated[tuple[Milliseconds, ...], msgspec.Meta(min_length=1, max_length=10_000)]
 
@@ -78,29 +82,46 @@ class MeasuredChoice(Record, frozen=True, kw_only=True):
     date: Short
     speeds: Annotated[tuple[Speed, ...], msgspec.Meta(min_length=1, max_length=64)]
 
-    def speed_of(self, backend: str, precision: str | None) -> Speed | None:
-        """Return the first speed of a backend, in `precision` unless it is None; None if absent."""
+    def only(self, holds: Callable[[Speed], bool]) -> MeasuredChoice:
+        """Return this choice with the speeds for which `holds`; there may be none."""
+        return msgspec.structs.replace(self, speeds=tuple(filter(holds, self.speeds)))
+
+    def speed_of(
+        self, backend: str, precision: str | None, engine: EnginePrecision | None = None
+    ) -> Speed | None:
+        """Return the first speed of a backend, in these precisions where they are not None.
+
+        Where `precision` alone is given, it is asked of the engines too, which are then in FP32.
+        None if absent.
+        """
         return next(
-            (one for one in self.speeds if one.backend == backend and _is(one, precision)), None
+            (one for one in self.speeds if one.backend == backend and _is(one, precision, engine)),
+            None,
         )
 
-    def sort(self, backends: Sequence[Backend], precision: str | None) -> tuple[Backend, ...]:
+    def sort(
+        self,
+        backends: Sequence[Backend],
+        precision: str | None,
+        engine: EnginePrecision | None = None,
+    ) -> tuple[Backend, ...]:
         """Return backends with those of the CPU as they were measured, then those that were not.
 
         Backends for GPUs keep their places.
         """
-        fitting = [one.backend for one in self.speeds if _is(one, precision)]
+        fitting = [one.backend for one in self.speeds if _is(one, precision, engine)]
         order = {name: place for place, name in enumerate(dict.fromkeys(fitting))}
         on_host = [backend for backend in backends if backend.traits.on_host]
         ranked = iter(sorted(on_host, key=lambda one: order.get(one.name, len(order))))
         return tuple(next(ranked) if one.traits.on_host else one for one in backends)
 
 
-def _is(speed: Speed, precision: str | None) -> bool:
-    """Whether a speed is of `precision`, where "int8" stands for either kind."""
-    return precision in {None, speed.precision} or (
-        precision == "int8" and speed.precision == "int8_fp16"
-    )
+def _is(speed: Speed, precision: str | None, engine: EnginePrecision | None) -> bool:
+    """Whether a speed is of these precisions, where "int8" stands for either kind."""
+    is_int8 = precision == "int8" and speed.precision == "int8_fp16"
+    wanted = FULL if engine is None and precision is not None else engine
+    fits = precision in {None, speed.precision} or is_int8
+    return fits and wanted in {None, speed.engine_precision}
 
 
 def _installed() -> dict[str, str]:

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from samclip.disk.cache_folder import check_cache_dir
-from samclip.engines.base import Backend, EngineOptions
+from samclip.engines.base import FULL, Backend, EngineOptions
 from samclip.engines.dlpack import ExchangeError
 from samclip.engines.foreign import ForeignTensor, is_foreign, take
 from samclip.engines.isolated.backend import IsolatedBackend
@@ -34,7 +34,12 @@ from samclip.errors import (
     VocabularyError,
     did_you_mean,
 )
-from samclip.runtime.backend_choice import check_precision, first_encoder, start_fastest
+from samclip.runtime.backend_choice import (
+    check_engine_precision,
+    check_precision,
+    first_encoder,
+    start_fastest,
+)
 from samclip.runtime.bundles.aspects import find_canvases
 from samclip.runtime.bundles.bundle import Bundle
 from samclip.runtime.bundles.holds import hold_release
@@ -94,6 +99,7 @@ def load(  # noqa: PLR0913 - each is one choice of a caller
     backend: str = "auto",
     *,
     precision: str | None = None,
+    engine_precision: str | None = None,
     threads: int | None = None,
     streams: int = 1,
     device: object = None,
@@ -114,6 +120,11 @@ def load(  # noqa: PLR0913 - each is one choice of a caller
     `Model.passed_over`.
     `precision`: that of the encoder, and of the other graphs that have it; "int8" means either
     kind of INT8, None the bundle's preference on this backend.
+    `engine_precision`: what the engine computes in where a graph is in FP32: "bf16", on processors
+    that are made for it, with OpenVINO; "fp32"; or None, which is "fp32" unless "auto" takes what
+    was measured here. The first load with "bf16" tries the processor and
+    compares each graph with FP32, which takes a minute or more; later ones read what was found.
+    Outputs that depart from FP32, and the embeddings of texts, are computed in FP32 all the same.
     `threads`: CPU threads for one run of a graph, at most the number of processors; None means a
     stream's share of the cores.
     `streams`: the number of images that `answer_all` works on at the same time, at most the number
@@ -153,10 +164,12 @@ def load(  # noqa: PLR0913 - each is one choice of a caller
     seconds = _check_timeout(timeout)
     wish = parse_device(device)
     folder = check_cache_dir(cache_dir)
+    wanted = check_engine_precision(engine_precision)
     options = EngineOptions(
         threads=_check_count("threads", threads),
         streams=_check_count("streams", streams) or 1,
         device=wish.index,
+        precision=wanted or FULL,
     )
     bundle = Bundle.open(find_bundle(name_or_path), chosen_public_key(public_key))
     bundle = bundle.limited_to(aspects)
@@ -168,14 +181,15 @@ def load(  # noqa: PLR0913 - each is one choice of a caller
     def start(choice: Choice) -> Model:
         if seconds is not None:
             choice = replace(choice, backend=IsolatedBackend(choice.backend, seconds))
-        model = Model(bundle, choice, options, precision or choice.precision, folder, limit, kept)
+        chosen = replace(options, precision=wanted or choice.engine_precision)
+        model = Model(bundle, choice, chosen, precision or choice.precision, folder, limit, kept)
         took = (time.perf_counter() - begun) * 1e3
         _logger.info("load %s on %s: %.1f ms", bundle.manifest.name, choice.backend.name, took)
         return model
 
     if named is not None:
         return start(decide(named.name))
-    return start_fastest(bundle, options, precision, start, wish)
+    return start_fastest(bundle, options, precision, start, wish, wanted)
 
 
 def _check_count(what: str, number: int | None, capped: bool = True) -> int | None:
@@ -271,6 +285,11 @@ class Model:
     def backend(self) -> str:
         """The name of the backend that runs the graphs."""
         return self._pool.backend.name
+
+    @property
+    def engine_precision(self) -> str:
+        """What the engines compute in where graphs are in FP32: "fp32" or "bf16", see `load`."""
+        return self._pool.engine_precision
 
     @property
     def passed_over(self) -> tuple[PassedOver, ...]:
@@ -634,6 +653,14 @@ class Model:
     def _picture_space(self) -> str:
         """The digest of what embeds the bundle's pictures."""
         return picture_space(self.bundle)
+
+    def prepare(self) -> None:
+        """Make all graphs ready now, each of which is otherwise made ready by its first use.
+
+        Raises EngineRunError, BackendUnavailableError, ClosedError.
+        """
+        for graph in self.bundle.graph_names:
+            self._pool.load(graph)
 
     def close(self) -> None:
         """Wait for calls under way, then free the engines; later calls raise ClosedError.

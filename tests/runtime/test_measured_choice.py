@@ -14,12 +14,15 @@ from fakes import FakeBackend, FakeBundle, fake_manifest
 
 import samclip
 from samclip.engines import registry
-from samclip.engines.base import EngineOptions, Traits
+from samclip.engines.base import EngineOptions, Probe, Traits
+from samclip.engines.plans.gate.reduced import JudgedGraph, _keep, _key
+from samclip.engines.plans.gate.verdict import Verdict
+from samclip.engines.plans.sidecar import identify_key
 from samclip.engines.steps import MeasureChoice
-from samclip.errors import WriteError
+from samclip.errors import BackendUnavailableError, InputError, WriteError
 from samclip.runtime import measured_choice
 from samclip.runtime import model as model_module
-from samclip.runtime.backend_choice import choose_for
+from samclip.runtime.backend_choice import choose_for, choose_variants
 from samclip.runtime.measured_choice import (
     ChoiceKey,
     MeasuredChoice,
@@ -82,6 +85,68 @@ def test_auto_takes_what_was_measured(bundle: Any, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(registry, "BACKENDS", (gpu, *registry.BACKENDS))
     assert choose_for(bundle).backend is gpu
     assert choose_for(bundle).measured is None
+
+
+class Reducing(FakeBackend):
+    """Computes in BF16 too, where this machine is made for it."""
+
+    suits = True
+    precision_facts = ("a processor",)
+
+    def probe_precision(self, precision: str, *, ask: bool = True) -> Probe:
+        assert not ask, "loading tries nothing"
+        return Probe(self.suits, "slow here", "leave it out")
+
+
+def judge(state: str, backend: Any, bundle: Any) -> None:
+    """Keep a verdict on the encoder of a bundle in BF16."""
+    variant = choose_variants(bundle, backend, "fp32")["encoder"]
+    key = _key(backend, identify_key(bundle.graph_key("encoder", variant)), "bf16")
+    verdict = Verdict(state=state)  # type: ignore[arg-type]
+    _keep(JudgedGraph(key=key, verdicts=(verdict,)))
+
+
+def test_auto_computes_in_bf16_only_where_the_bundle_was_judged_in_it(
+    bundle: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reducing = Reducing("second", traits=Traits(on_host=True, engine_precisions=("bf16",)))
+    monkeypatch.setattr(registry, "BACKENDS", (registry.BACKENDS[0], reducing))
+    try_choices()
+    measured = make(bundle)
+    fastest = msgspec.structs.replace(
+        measured.speeds[2], engine_precision="bf16", median=5.0, samples=(5.0,)
+    )
+    keep_choice(msgspec.structs.replace(measured, speeds=(fastest, *measured.speeds)))
+
+    def taken(precision: str | None = None) -> tuple[str, str | None, str]:
+        choice = choose_for(bundle, precision=precision)
+        return choice.backend.name, choice.precision, choice.engine_precision
+
+    without = ("second", "fp16", "fp32")
+    assert taken() == without  # it was measured, and never judged
+    judge("failed", reducing, bundle)
+    assert taken() == without
+    judge("passed", reducing, bundle)
+    assert taken() == ("second", "fp32", "bf16")
+    assert taken("fp32") == ("first", "fp32", "fp32")  # who asks for FP32 gets nothing else
+    reducing.suits = False
+    assert taken() == without
+    reducing.suits, reducing.precision_facts = True, ("another processor",)
+    assert taken() == without
+
+
+def test_an_engine_precision_is_asked_of_the_backends_that_have_it(
+    bundle: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(BackendUnavailableError, match="no backend works"):
+        samclip.load("any", engine_precision="bf16")
+    with pytest.raises(BackendUnavailableError, match="'first' does not compute in bf16"):
+        samclip.load("any", "first", engine_precision="bf16")
+    with samclip.load("any", "first", engine_precision="fp32") as model:
+        assert model.engine_precision == "fp32"
+    for wrong in ("fp16", "", 16):
+        with pytest.raises(InputError, match=r"no engine_precision .* fp32, bf16, or None"):
+            samclip.load("any", engine_precision=wrong)  # type: ignore[arg-type]
 
 
 def test_a_measurement_holds_for_its_key_alone(

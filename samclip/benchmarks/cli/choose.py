@@ -9,7 +9,12 @@ import typer
 from samclip.benchmarks.cli import options
 from samclip.benchmarks.cli.session import STOP_SECONDS
 from samclip.benchmarks.formats import as_fast, speed_interval
-from samclip.benchmarks.latency.choosing import ROUNDS, list_candidates, measure_choice
+from samclip.benchmarks.latency.choosing import (
+    ROUNDS,
+    describe_precision,
+    list_candidates,
+    measure_choice,
+)
 from samclip.benchmarks.statistics import median_ratio
 from samclip.cli import options as shared
 from samclip.cli.exits import heed_stops, report_errors
@@ -57,7 +62,9 @@ def choose(
 
     The result is kept in the user's cache, for this bundle, processor, number of cores, --threads,
     and versions of the libraries; `--backend auto` then takes it. A GPU that works still comes
-    first. Let other programs rest meanwhile.
+    first. On processors that are made for BF16, engines that compute FP32 in BF16 are measured too:
+    each graph is compared with FP32 before, once, which takes minutes. Let other programs rest
+    meanwhile.
     """
     with report_errors(debug), heed_stops(STOP_SECONDS):
         asked = tuple(precision or ())
@@ -78,7 +85,8 @@ def choose(
             say(err, in_one_line(f"not measured: {name}: {reason}"))
         place = keep_choice(choice)
         first = choice.speeds[0]
-        say(out, f"auto takes {first.backend} in {first.precision} for {opened.manifest.name}")
+        taken = describe_precision(first.precision, first.engine_precision)
+        say(out, f"auto takes {first.backend} in {taken} for {opened.manifest.name}")
         say(err, in_one_line(f"kept in {place}"))
 
 
@@ -90,5 +98,6 @@ def rows(choice: MeasuredChoice) -> list[tuple[str, ...]]:
         ratio = median_ratio(speed.samples, first.samples)
         against = f"{as_fast(ratio.value)} ({speed_interval(ratio.low, ratio.high)})"
         times = (f"{speed.median:.1f}", f"{min(speed.samples):.1f}")
-        found.append((speed.backend, speed.precision, *times, against if found else ""))
+        precision = describe_precision(speed.precision, speed.engine_precision)
+        found.append((speed.backend, precision, *times, against if found else ""))
     return found

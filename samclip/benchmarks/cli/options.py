@@ -222,6 +222,17 @@ Precisions = Annotated[
         help="Take the graphs of this precision; may be repeated: each is measured.",
     ),
 ]
+EnginePrecisions = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--engine-precision",
+        metavar="fp32|bf16",
+        rich_help_panel=_BUNDLE,
+        show_default="fp32, or what was measured here",
+        help="Compute in this where graphs are in FP32; may be repeated: each is measured, on the "
+        "backends that have it.",
+    ),
+]
 Photos = Annotated[
     Path | None,
     typer.Option(
@@ -266,12 +277,21 @@ class ModelOptions:
     threads: shared.Threads = None
     device: shared.Device = None
     aspects: Aspects = None
+    engine_precision: shared.EnginePrecision = None
     debug: shared.Debug = False
 
     def variant(self, bundle: str | None) -> Variant:
         """Return a bundle, by name or path, as these options run it; None for the default one."""
         aspects = None if self.aspects is None else tuple(self.aspects)
-        return Variant(bundle, self.backend, self.precision, self.threads, self.device, aspects)
+        return Variant(
+            bundle,
+            self.backend,
+            self.precision,
+            self.threads,
+            self.device,
+            aspects,
+            self.engine_precision,
+        )
 
 
 @dataclass(frozen=True)
@@ -283,11 +303,12 @@ class VariantOptions:
     precision: Precisions = None
     threads: shared.Threads = None
     device: shared.Device = None
+    engine_precision: EnginePrecisions = None
 
     def variants(self) -> tuple[Variant, ...]:
         """List every bundle on every backend in every precision."""
         given = (self.bundles or (), self.backend or (), self.precision or ())
-        return combine(*given, self.threads, self.device)
+        return combine(*given, self.threads, self.device, self.engine_precision or ())
 
 
 @dataclass(frozen=True)

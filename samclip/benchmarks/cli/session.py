@@ -89,6 +89,7 @@ class Session:
             variant.bundle,
             backend=variant.backend,
             precision=variant.precision,
+            engine_precision=variant.engine_precision,
             threads=variant.threads,
             device=variant.device,
             aspects=variant.aspects,

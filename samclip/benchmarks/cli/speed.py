@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Annotated
 
 import typer
@@ -34,13 +36,14 @@ from samclip.benchmarks.latency.throughput import (
     measure_transfers,
     throughput_rows,
 )
-from samclip.benchmarks.latency.timed import TimedBackend
+from samclip.benchmarks.latency.timed import StageClock, TimedBackend
 from samclip.benchmarks.measurements import Measurements, Timing
 from samclip.benchmarks.memory.stages import Shapes, measure_memory
 from samclip.benchmarks.memory.usage import PROTOCOL as MEMORY_PROTOCOL
 from samclip.benchmarks.memory.usage import make_memory_rows, memory_tables
 from samclip.benchmarks.records import Data
 from samclip.cli.terminal import err, out, say
+from samclip.engines.base import Backend
 from samclip.errors import BackendUnavailableError, InputError
 
 LATENCY_EXAMPLES = """
@@ -54,6 +57,10 @@ LATENCY_EXAMPLES = """
 - `samclip-bench latency --quick`
 """
 
+PROCESSOR_TIME = (
+    "Times are those that all threads of the process spent on the processor (--processor-time): "
+    "other programs change them little, and threads that spin while they wait count as busy."
+)
 QUICK = Schedule(cold=0, warm_up=1, repeats=6, seconds=6.0)
 QUICK_PHOTOS, FEWEST_COPIES = 2, 20
 _HOW_OFTEN, _WHAT = "How often", "What"
@@ -111,6 +118,17 @@ Quick = Annotated[
 ]
 
 
+ProcessorTime = Annotated[
+    bool,
+    typer.Option(
+        "--processor-time",
+        rich_help_panel=_HOW_OFTEN,
+        help="Time what the process spends on the processor, for a machine on which other programs "
+        "run. Nothing cold, no throughput and no energy is measured then.",
+    ),
+]
+
+
 @benchmark("latency")
 def latency(
     session: Session,
@@ -126,6 +144,7 @@ def latency(
     throughput: Throughput = True,
     energy: Energy = True,
     quick: Quick = False,
+    processor_time: ProcessorTime = False,
     report: options.ReportOptions,  # noqa: ARG001 - the harness reads it
 ) -> Outcome:
     """Time bundles on photos, stage by stage and task by task, cold and warm.
@@ -135,10 +154,14 @@ def latency(
     not. Nothing is clipped; --json has every sample.
     """
     schedule = QUICK if quick else Schedule(cold, warm_up, repeats, seconds)
+    if processor_time:
+        schedule, throughput, energy = replace(schedule, cold=0), False, False
     workload = Workload(not quick, refine and not quick, not quick, everything)
     cache, progress = session.make_folder(), session.progress
     photos, data = source.choose(QUICK_PHOTOS if quick else None)
-    contenders = session.open_all(models.variants(), TimedBackend)
+    contenders = session.open_all(
+        models.variants(), _on_processor if processor_time else TimedBackend
+    )
     timings = measure_processes(contenders, schedule.cold, photos, progress)
     timings += measure_cold(contenders, schedule, photos, cache, progress)
     timings += measure_warm(contenders, schedule, photos, workload, progress)
@@ -160,11 +183,17 @@ def latency(
     )
     rows = (*make_rows(timings), *throughput_rows(timings), *map(energy_row, joules))
     protocol = (
+        *([PROCESSOR_TIME] if processor_time else ()),
         *PROTOCOL,
         *([THROUGHPUT_PROTOCOL] if throughput and not quick else ()),
         *([ENERGY_PROTOCOL] if joules else ()),
     )
     return Outcome(data, protocol, rows, measured)
+
+
+def _on_processor(backend: Backend, clock: StageClock) -> TimedBackend:  # noqa: ARG001
+    """Return a backend whose clock counts the time of the process on the processor."""
+    return TimedBackend(backend, StageClock(time.process_time))
 
 
 def transfers(contenders: Sequence[Contender], repeats: int) -> list[Timing]:

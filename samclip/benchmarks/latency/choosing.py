@@ -11,11 +11,11 @@ import statistics
 import time
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
 
-from samclip.engines.base import Backend, EngineOptions
+from samclip.engines.base import FULL, Backend, EngineOptions, EnginePrecision, Reducing
 from samclip.errors import BackendUnavailableError, EngineError
 from samclip.progress import SILENT, Progress, track
 from samclip.runtime.assets import packaged_photos
@@ -34,16 +34,20 @@ NEAR = 1.03  # a ratio of medians below which the order by rule decides
 
 @dataclass(frozen=True)
 class Candidate:
-    """A backend and a precision that may be chosen; `refusal` says why not, "" where it may."""
+    """A backend and precisions that may be chosen; `refusal` says why not, "" where they may.
+
+    `engine_precision`: what its engines compute in where graphs are in FP32.
+    """
 
     backend: Backend
     precision: Precision
     refusal: str = ""
+    engine_precision: EnginePrecision = FULL
 
     @property
     def name(self) -> str:
         """What messages and rows call it."""
-        return f"{self.backend.name} in {self.precision}"
+        return f"{self.backend.name} in {describe_precision(self.precision, self.engine_precision)}"
 
 
 def list_candidates(bundle: Bundle, asked: Collection[str] = ()) -> tuple[Candidate, ...]:
@@ -51,7 +55,9 @@ def list_candidates(bundle: Bundle, asked: Collection[str] = ()) -> tuple[Candid
 
     By rule the first come first, FP32 before the others. A reduced precision is refused unless its
     gates were measured and passed, or it is among those `asked` for; then no other precision is
-    listed. FP32 is refused where its parity with the torch model was not measured or not kept.
+    listed. FP32 is refused where its parity with the torch model was not measured or not kept; so
+    are engines that compute it in fewer bits, and those that are not made for that on this machine,
+    which is tried here once.
     """
     found = []
     variants = bundle.manifest.graphs.encoder.variants
@@ -62,8 +68,26 @@ def list_candidates(bundle: Bundle, asked: Collection[str] = ()) -> tuple[Candid
         for precision in sorted(own, key=lambda one: (one != "fp32", one)):
             if asked and precision not in asked:
                 continue
-            found.append(Candidate(backend, precision, _refuse(bundle, backend, precision, asked)))
+            refusal = _refuse(bundle, backend, precision, asked)
+            found.append(Candidate(backend, precision, refusal))
+            if precision == FULL:
+                found += _reduced(found[-1])
     return tuple(found)
+
+
+def _reduced(full: Candidate) -> Iterator[Candidate]:
+    """Yield a candidate in FP32 with each of the other precisions of its engines."""
+    for one in full.backend.traits.engine_precisions:
+        refusal = full.refusal
+        if not refusal and isinstance(full.backend, Reducing):
+            probe = full.backend.probe_precision(one)
+            refusal = "" if probe.available else probe.detail
+        yield replace(full, refusal=refusal, engine_precision=one)
+
+
+def describe_precision(precision: str, engine_precision: str) -> str:
+    """Return the precision of graphs, and what engines compute FP32 in where that is another."""
+    return precision if engine_precision == FULL else f"{precision}, engines in {engine_precision}"
 
 
 def _refuse(bundle: Bundle, backend: Backend, precision: str, asked: Collection[str]) -> str:
@@ -115,14 +139,17 @@ def measure_choice(
     runners: list[_Runner] = []
     with ExitStack() as stack:
         for candidate in (one for one in candidates if not one.refusal):
+            options = EngineOptions(threads=threads, precision=candidate.engine_precision)
             try:
-                model = Model(
-                    bundle, candidate.backend, EngineOptions(threads=threads), candidate.precision
+                model = stack.enter_context(
+                    Model(bundle, candidate.backend, options, candidate.precision)
                 )
+                if candidate.engine_precision != FULL:
+                    model.prepare()  # all graphs are judged before one is used
             except EngineError as error:
                 left_out.append((candidate.name, str(error)))
                 continue
-            runners.append(_Runner(candidate, stack.enter_context(model)))
+            runners.append(_Runner(candidate, model))
         if not runners:
             reasons = " ".join(f"{name}: {why.rstrip('. ')}." for name, why in left_out)
             raise BackendUnavailableError(
@@ -159,6 +186,7 @@ class _Runner:
         return Speed(
             backend=self._candidate.backend.name,
             precision=self._candidate.precision,
+            engine_precision=self._candidate.engine_precision,
             median=statistics.median(self._samples),
             samples=tuple(self._samples),
         )

@@ -14,11 +14,15 @@ from typing import Generic, TypeVar
 
 from samclip.benchmarks.latency.timed import StageClock, TimedBackend
 from samclip.benchmarks.measurements import ClockRange, Conditions, RunSettings, Timing
-from samclip.engines.base import Backend, EngineOptions
+from samclip.engines.base import FULL, Backend, EngineOptions
 from samclip.engines.machine.jetson_power import read_governors, read_power
 from samclip.engines.machine.kernel_files import MachineFiles
 from samclip.engines.registry import AUTO, Choice, decide, get_backend
-from samclip.runtime.backend_choice import check_precision, start_fastest
+from samclip.runtime.backend_choice import (
+    check_engine_precision,
+    check_precision,
+    start_fastest,
+)
 from samclip.runtime.bundles.bundle import Bundle
 from samclip.runtime.bundles.home import find_bundle
 from samclip.runtime.devices import check_device, parse_device
@@ -33,7 +37,7 @@ CUDA_GRAPHS = frozenset({"tensorrt", "tensorrt-rtx"})  # backends that capture t
 class Variant:
     """A bundle by name or path (None: the default one), and how to run it.
 
-    `aspects`: the shapes of input that it keeps to, see `samclip.load`; None for all.
+    `aspects`: the shapes of input that it keeps to, and `engine_precision`: see `samclip.load`.
     """
 
     bundle: str | None = None
@@ -42,11 +46,16 @@ class Variant:
     threads: int | None = None
     device: str | None = None
     aspects: tuple[str, ...] | None = None
+    engine_precision: str | None = None
 
     @property
     def options(self) -> EngineOptions:
-        """How its engines run; raises InputError for a device that is none."""
-        return EngineOptions(threads=self.threads, device=parse_device(self.device).index)
+        """How its engines run; raises InputError for a device or a precision that is none."""
+        return EngineOptions(
+            threads=self.threads,
+            device=parse_device(self.device).index,
+            precision=check_engine_precision(self.engine_precision) or FULL,
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,14 +82,26 @@ def combine(
     precisions: Sequence[str],
     threads: int | None,
     device: str | None = None,
+    engine_precisions: Sequence[str] = (),
 ) -> tuple[Variant, ...]:
-    """List every bundle on every backend in every precision; none of a kind means its default."""
+    """List every bundle on every backend in every precision; none of a kind means its default.
+
+    Backends that have none of the `engine_precisions` besides FP32 are listed in FP32 alone.
+    """
     models: Sequence[str | None] = bundles or [None]
     kinds: Sequence[str | None] = precisions or [None]
-    chosen = product(models, backends or [AUTO], kinds)
+    engines: Sequence[str | None] = engine_precisions or [None]
+    chosen = product(models, backends or [AUTO], kinds, engines)
     return tuple(
-        Variant(bundle, backend, kind, threads, device) for bundle, backend, kind in chosen
+        Variant(bundle, backend, kind, threads, device, engine_precision=engine)
+        for bundle, backend, kind, engine in chosen
+        if engine in {None, FULL} or _computes_in(backend, engine)
     )
+
+
+def _computes_in(backend: str, engine_precision: str | None) -> bool:
+    """Whether a backend may compute in a precision; with "auto" that is found out later."""
+    return backend == AUTO or engine_precision in get_backend(backend).traits.engine_precisions
 
 
 def open_variant(
@@ -94,31 +115,38 @@ def open_variant(
     check_precision(variant.precision)
     bundle = Bundle.open(find_bundle(variant.bundle)).limited_to(variant.aspects)
     options, wish = variant.options, parse_device(variant.device)
+    wanted = check_engine_precision(variant.engine_precision)
 
     def start(choice: Choice) -> tuple[Model, B_co]:
         timed = wrap(choice.backend, StageClock())
         found = replace(choice, backend=timed)
         precision = variant.precision or choice.precision
-        return Model(bundle, found, options, precision, cache), timed
+        chosen = replace(options, precision=wanted or choice.engine_precision)
+        return Model(bundle, found, chosen, precision, cache), timed
 
     if variant.backend != AUTO:
         check_device(get_backend(variant.backend), wish)
         return start(decide(variant.backend))
-    return start_fastest(bundle, options, variant.precision, start, wish)
+    return start_fastest(bundle, options, variant.precision, start, wish, wanted)
 
 
 def name_all(opened: Sequence[tuple[Variant, Model, B_co]]) -> tuple[OpenModel[B_co], ...]:
-    """Name models by what distinguishes them: bundle, then backend, then precision of the encoder.
+    """Name models by what distinguishes them: bundle, backend, precision of the encoder, engine's.
 
     The shapes of input that a model was limited to are always named.
 
     Names that are still alike, as of two folders of one name, are numbered.
     """
     facts = [
-        (model.manifest.name, model.backend, backend.precisions["encoder"])
+        (
+            model.manifest.name,
+            model.backend,
+            backend.precisions["encoder"],
+            f"engine-{model.engine_precision}",
+        )
         for _, model, backend in opened
     ]
-    differs = [len({fact[kind] for fact in facts}) > 1 for kind in range(3)]
+    differs = [len({fact[kind] for fact in facts}) > 1 for kind in range(4)]
     names: list[str] = []
     for fact, (variant, *_) in zip(facts, opened, strict=True):
         parts = [text for text, needed in zip(fact, [True, *differs[1:]], strict=True) if needed]

@@ -207,6 +207,8 @@ class Worker:
             attention=source.attention,
             threads=options.threads,
             streams=options.streams,
+            engine_precision=options.precision,
+            fp32_outputs=options.fp32_outputs,
         )
         pieces = frame(request, [source.onnx, *source.files.values(), *map(as_bytes, apart)])
         reply, _ = self._ask(pieces, "be loaded")

@@ -17,6 +17,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from samclip.engines.base import EnginePrecision
 from samclip.engines.graphs.checks import MAX_TENSOR_BYTES
 from samclip.errors import EngineRunError, EngineTimeoutError
 
@@ -67,6 +68,8 @@ class LoadRequest(msgspec.Struct, frozen=True, tag=True):
     attention: str | None
     threads: int | None
     streams: int
+    engine_precision: EnginePrecision
+    fp32_outputs: tuple[str, ...]
 
 
 class RunRequest(msgspec.Struct, frozen=True, tag=True):

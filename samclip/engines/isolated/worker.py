@@ -94,7 +94,12 @@ def _load(pipe: Pipe, request: LoadRequest) -> tuple[Engine, Reply]:
         attention=request.attention,
         sha256=request.sha256,
     )
-    options = EngineOptions(threads=request.threads, streams=request.streams)
+    options = EngineOptions(
+        threads=request.threads,
+        streams=request.streams,
+        precision=request.engine_precision,
+        fp32_outputs=request.fp32_outputs,
+    )
     engine = get_backend(request.backend).load(source, options)
     return engine, Ready(engine.input_names, engine.output_names)
 

@@ -2,9 +2,9 @@
 
 Choices. Threads: one per physical core that this process may use, not pinned. One stream and one
 request, the shortest way to one answer: callers on other threads wait for their turn. Precision:
-FP32 graphs compute in FP32. Left to itself OpenVINO takes BF16 where the processor has it, and may
-quantise the inputs of products whose weights are stored as INT8; both are inexact, and are switched
-off. INT8 graphs with Q/DQ run in INT8, without AMX (see `library.py`).
+FP32 graphs compute in FP32 unless BF16 is asked for. Left to itself OpenVINO takes BF16 where the
+processor has it, and may quantise the inputs of products whose weights are stored as INT8; both are
+inexact, and are switched off. INT8 graphs with Q/DQ run in INT8, without AMX (see `library.py`).
 
 Failures. A run that fails midway, for instance when memory is short, leaves shapes and buffers in
 the model that do not fit each other: OpenVINO 2026.4.1 then refuses inputs that are right, or
@@ -20,15 +20,17 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from samclip.engines.backend_names import OPENVINO as OPENVINO_NAME
 from samclip.engines.base import (
+    FULL,
     ArrayTensor,
     EngineOptions,
+    EnginePrecision,
     GraphKey,
     GraphSource,
     Guard,
@@ -50,6 +52,7 @@ from samclip.engines.machine.host import (
 from samclip.engines.openvino.compiler import Compiled, Compiler
 from samclip.engines.openvino.library import (
     PACKAGE,
+    PRECISION_HINT,
     clean_message,
     find_library,
     import_library,
@@ -57,6 +60,8 @@ from samclip.engines.openvino.library import (
     suits_processor,
 )
 from samclip.engines.openvino.node_times import NodeTimes, read_nodes
+from samclip.engines.openvino.parts import Part, is_cut, split_outputs
+from samclip.engines.openvino.precision_probe import HINTS, describe_machine, probe_precision
 from samclip.engines.process_edges import keep_in_children, never_destroy
 from samclip.engines.profile import ProfiledRun, not_profiled
 from samclip.errors import EngineError
@@ -65,14 +70,40 @@ SETTINGS: dict[str, Any] = {
     "PERFORMANCE_HINT": "LATENCY",
     "NUM_STREAMS": 1,
     "ENABLE_CPU_PINNING": False,
-    "INFERENCE_PRECISION_HINT": "f32",
     "EXECUTION_MODE_HINT": "ACCURACY",
     # Of each model: how many kernels are kept for shapes that were asked for before, 0.3 MB each.
     "CPU_RUNTIME_CACHE_CAPACITY": 64,
     "DYNAMIC_QUANTIZATION_GROUP_SIZE": 0,  # inputs of products with INT8 weights stay FP32
 }
+Held = TypeVar("Held")
 # Computes INT8 graphs in FP32: slower, but right.
 EXACT_INT8 = {"LP_TRANSFORMS_MODE": "NO"}
+
+
+class Computes(Protocol):
+    """What computes a graph: a model, or a chain of two; for one thread at a time."""
+
+    @property
+    def inputs(self) -> Mapping[str, np.dtype[Any]]:
+        """The type of each input."""
+        ...
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """The names of the outputs."""
+        ...
+
+    def infer(self, values: Mapping[str, Any], names: Sequence[str]) -> list[NDArray[np.generic]]:
+        """Compute the outputs `names`, as arrays that no later run changes."""
+        ...
+
+    def end_profile(self) -> tuple[ProfiledRun, ...] | None:
+        """Return all runs so far, and time nodes no longer; None where they were not timed."""
+        ...
+
+    def forget(self) -> None:
+        """Drop what has failed; the next run begins without it."""
+        ...
 
 
 class Computing:
@@ -91,6 +122,16 @@ class Computing:
         keep_in_children(self)
 
     @property
+    def inputs(self) -> dict[str, np.dtype[Any]]:
+        """The type of each input."""
+        return {port.any_name: np.dtype(port.element_type.to_dtype()) for port in self.model.inputs}
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """The names of the outputs."""
+        return tuple(port.any_name for port in self.model.outputs)
+
+    @property
     def model(self) -> Any:
         """OpenVINO's compiled model."""
         if self._compiled is None:
@@ -98,7 +139,16 @@ class Computing:
         return self._compiled.model
 
     def infer(self, values: Mapping[str, Any], names: Sequence[str]) -> list[NDArray[np.generic]]:
-        """Compute the outputs `names`, as copies: the next run overwrites the request's arrays.
+        """Compute the outputs `names`, as copies: the next run overwrites the request's arrays."""
+        return self.borrow(values, names, lambda arrays: [array.copy() for array in arrays])
+
+    def borrow(
+        self,
+        values: Mapping[str, Any],
+        names: Sequence[str],
+        use: Callable[[list[NDArray[np.generic]]], Held],
+    ) -> Held:
+        """Return what `use` makes of the outputs `names`, which it must not keep.
 
         A signal handler may call this in the middle of a run of its thread: it gets another
         request.
@@ -110,7 +160,7 @@ class Computing:
             if self.runs is not None:
                 seconds = time.perf_counter() - start
                 self.runs.append(ProfiledRun(seconds, self._times.of_run(request.profiling_info)))
-            found = [request.get_tensor(name).data.copy() for name in names]
+            found = use([request.get_tensor(name).data for name in names])
             self._request = None if self._is_silent else request
         except BaseException as error:
             if is_fault(
@@ -122,12 +172,78 @@ class Computing:
             del request  # or the error's traceback would keep it
         return found
 
+    def end_profile(self) -> tuple[ProfiledRun, ...] | None:
+        """Return all runs so far, and time nodes no longer; None where they were not timed."""
+        runs, self.runs = self.runs, None
+        if runs is None:
+            return None
+        described = read_nodes(self.model.get_runtime_model())
+        return tuple(
+            replace(run, nodes=tuple(described.complete(node) for node in run.nodes))
+            for run in runs
+        )
+
     def forget(self) -> None:
         """Drop the model, because a run of it has failed."""
         if self._is_silent and self._compiled is not None:
             never_destroy(self._compiled)
         self._compiled = self._request = None
         self._times = NodeTimes()
+
+
+class Chain:
+    """The two parts of a graph: `second` goes on from what `first` gives."""
+
+    def __init__(self, first: Computing, second: Computing) -> None:
+        self._first, self._second = first, second
+        self._outputs = tuple(name for name in first.outputs if not is_cut(name))
+        between = self._between = tuple(name for name in second.inputs if name in first.outputs)
+        given = {**first.inputs, **second.inputs}
+        self._inputs = {name: type_ for name, type_ in given.items() if name not in between}
+
+    @property
+    def inputs(self) -> dict[str, np.dtype[Any]]:
+        """The type of each input of the whole graph."""
+        return self._inputs
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """The names of the outputs of the whole graph."""
+        return (*self._outputs, *self._second.outputs)
+
+    def infer(self, values: Mapping[str, Any], names: Sequence[str]) -> list[NDArray[np.generic]]:
+        """Compute the outputs `names`; the second part runs only where one of them is its own."""
+        wanted = [name for name in names if name in self._outputs]
+        rest = [name for name in names if name not in self._outputs]
+        asked = [*wanted, *(self._between if rest else ())]
+
+        def go_on(arrays: list[NDArray[np.generic]]) -> dict[str, NDArray[np.generic]]:
+            computed = dict(zip(asked, arrays, strict=True))
+            found = {name: computed[name].copy() for name in wanted}
+            if rest:
+                known = {**values, **computed}
+                taken = {name: known[name] for name in self._second.inputs}
+                found |= zip(rest, self._second.infer(taken, rest), strict=True)
+            return found
+
+        taken = {name: values[name] for name in self._first.inputs}
+        found = self._first.borrow(taken, asked, go_on)
+        return [found[name] for name in names]
+
+    def forget(self) -> None:
+        """Drop both models, because a run of one has failed."""
+        self._first.forget()
+        self._second.forget()
+
+    def end_profile(self) -> tuple[ProfiledRun, ...] | None:
+        """Return the runs of both parts as one each; None where nodes are not timed."""
+        parts = [part.end_profile() for part in (self._first, self._second)]
+        if parts[0] is None or parts[1] is None:
+            return None
+        return tuple(
+            ProfiledRun(one.seconds + other.seconds, (*one.nodes, *other.nodes))
+            for one, other in zip(*parts, strict=True)
+        )
 
 
 def to_ov_tensor(
@@ -145,19 +261,16 @@ def to_ov_tensor(
 
 
 class OvEngine(GuardedEngine):
-    """One graph as a compiled model."""
+    """One graph as a compiled model, or as one for each of its parts."""
 
-    def __init__(self, library: Any, computing: Computing, name: str) -> None:
+    def __init__(self, library: Any, computing: Computes, name: str) -> None:
         self._library = library
-        self._computing: Computing | None = computing
+        self._computing: Computes | None = computing
         # Making and ending requests from many threads crashes it; a signal handler may call this in
         # the middle of a run in the same thread.
         self._turn = threading.RLock()
-        self._types = {
-            port.any_name: np.dtype(port.element_type.to_dtype()) for port in computing.model.inputs
-        }
-        outputs = tuple(port.any_name for port in computing.model.outputs)
-        self._guard = Guard(name, tuple(self._types), outputs)
+        self._types = computing.inputs
+        self._guard = Guard(name, tuple(self._types), computing.outputs)
 
     def run(
         self,
@@ -196,14 +309,10 @@ class OvEngine(GuardedEngine):
         """Return all runs so far, as `Profiled` says."""
         computing = self._guard.check_open(self._computing)
         with self._turn:
-            runs, computing.runs = computing.runs, None
-            if runs is None:
-                raise not_profiled(self._guard.graph)
-            described = read_nodes(computing.model.get_runtime_model())
-        return tuple(
-            replace(run, nodes=tuple(described.complete(node) for node in run.nodes))
-            for run in runs
-        )
+            runs = computing.end_profile()
+        if runs is None:
+            raise not_profiled(self._guard.graph)
+        return runs
 
     def close(self) -> None:
         """Free the model once the runs in flight have ended; again: do nothing."""
@@ -212,7 +321,10 @@ class OvEngine(GuardedEngine):
             release_free_memory()
 
     def _check_computed(
-        self, computing: Computing, feeds: Mapping[str, Any], results: Mapping[str, ArrayTensor]
+        self,
+        computing: Computes,
+        feeds: Mapping[str, Any],
+        results: Mapping[str, ArrayTensor],
     ) -> None:
         """Refuse empty results of inputs that are not empty.
 
@@ -242,7 +354,17 @@ class OpenVinoBackend:
             slow_convolutions=True,  # once other programs want a core: docs/evidence/cpu.md
             by_name_alone=not suits_processor(),
             profiles=True,
+            engine_precisions=("bf16",),
         )
+
+    @property
+    def precision_facts(self) -> tuple[str, ...]:
+        """Return what answers in BF16 depend on besides the graph: processor and version."""
+        return describe_machine()
+
+    def probe_precision(self, precision: EnginePrecision, *, ask: bool = True) -> Probe:
+        """Return whether this machine computes faster in `precision`, see `Reducing`."""
+        return probe_precision(precision, ask=ask)
 
     def probe(self) -> Probe:
         """Return whether OpenVINO is installed; import nothing."""
@@ -260,9 +382,7 @@ class OpenVinoBackend:
         if saturates_int8():
             settings |= EXACT_INT8
         try:
-            compiler = Compiler(library, open_core(library), source, settings, options.profile)
-            computing = Computing(compiler.compiled, options.profile)
-            engine = OvEngine(library, computing, source.name)
+            engine = OvEngine(library, _computing(library, source, settings, options), source.name)
         except EngineError:  # ours, with its own advice
             raise
         except Exception as error:  # its exceptions share no base class
@@ -273,6 +393,23 @@ class OpenVinoBackend:
             raise not_loadable(source.name, self.name, clean_message(error)) from error
         release_free_memory()
         return engine
+
+
+def _computing(
+    library: Any, source: GraphSource, settings: Mapping[str, Any], options: EngineOptions
+) -> Computes:
+    """Compile a graph in the precision that is asked for, those of its outputs in FP32 apart."""
+    core = open_core(library)
+
+    def compute(precision: EnginePrecision, part: Part | None = None) -> Computing:
+        given = {**settings, PRECISION_HINT: HINTS[precision]}
+        compiler = Compiler(library, core, source, given, options.profile, part)
+        return Computing(compiler.compiled, options.profile)
+
+    if options.precision == FULL or not options.fp32_outputs:
+        return compute(options.precision)
+    first, second = split_outputs(options.fp32_outputs)
+    return Chain(compute(FULL, first), compute(options.precision, second))
 
 
 OPENVINO = OpenVinoBackend()

@@ -38,6 +38,7 @@ from samclip.engines.openvino.library import (
     imports_maps,
     read_graph,
 )
+from samclip.engines.openvino.parts import Part
 
 PROFILE = {"PERF_COUNT": True}
 SCHEMA = 1  # of the key: another one makes all blobs before it stale
@@ -57,7 +58,8 @@ class Compiled:
 class Compiler:
     """OpenVINO, one graph, and how it is to be compiled.
 
-    `profile`: nodes are timed, which changes nothing that a blob holds.
+    `profile`: nodes are timed, which changes nothing that a blob holds. `part`: the part of the
+    graph that is compiled, None for all of it.
     """
 
     library: Any
@@ -65,6 +67,7 @@ class Compiler:
     source: GraphSource
     settings: Mapping[str, Any]
     profile: bool = False
+    part: Part | None = None
 
     def compiled(self) -> Compiled:
         """Import the graph from the cache, or compile and keep it; errors of OpenVINO pass through.
@@ -93,18 +96,21 @@ class Compiler:
 
     @cached_property
     def _key(self) -> str:
-        """A digest of all that makes compiled models differ; needs the files of the source."""
+        """A digest of all that makes compiled models differ."""
+        source = self.source.whole()
         facts = {
             "schema": SCHEMA,
             "openvino": self.library.__version__,
             "processor": describe_processor(self.core),
             "settings": {name: str(value) for name, value in self.settings.items()},
-            "graph": hashlib.sha256(self.source.onnx).hexdigest(),
+            "graph": hashlib.sha256(source.onnx).hexdigest(),
             "files": {  # digests of a bundle's files are known from verifying them
-                name: self.source.sha256.get(name) or hashlib.sha256(data).hexdigest()
-                for name, data in self.source.files.items()
+                name: source.sha256.get(name) or hashlib.sha256(data).hexdigest()
+                for name, data in source.files.items()
             },
         }
+        if self.part is not None:
+            facts["part"] = [self.part.side, *self.part.outputs]
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
     def _import(self, folder: Path, key: str) -> Compiled | None:
@@ -140,7 +146,8 @@ class Compiler:
 
     def _compile(self) -> Any:
         with read_graph(self.core, self.source.whole()) as model:
-            return self.core.compile_model(model, DEVICE, self._given)
+            chosen = model if self.part is None else self.part.of(self.library, model)
+            return self.core.compile_model(chosen, DEVICE, self._given)
 
     def _compile_and_keep(self, folder: Path, key: str) -> Compiled:
         """Compile, write the blob and import it, so that memory holds the weights only once."""

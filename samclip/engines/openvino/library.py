@@ -35,6 +35,7 @@ from samclip.engines.process_edges import keep_in_children
 from samclip.errors import BackendUnavailableError, EngineRunError
 
 PACKAGE, DEVICE = "openvino", "CPU"
+PRECISION_HINT = "INFERENCE_PRECISION_HINT"
 INSTALL = "pip install 'samclip[openvino]'"
 OLDEST = (2025, 0)  # before it, settings that are pinned here are unknown or have other names
 IMPORTS_MAPS = (2025, 4)  # the first that imports a compiled model from memory without copying it
@@ -187,7 +188,7 @@ def _make_kernel(library: Any, core: Any) -> None:
     opset = library.opset8
     rows = opset.parameter([1, 4], np.float32)
     product = opset.matmul(rows, opset.constant(np.eye(4, dtype=np.float32)), False, False)
-    settings = {"INFERENCE_PRECISION_HINT": "f32"}  # not every set of instructions has its default
+    settings = {PRECISION_HINT: "f32"}  # not every set of instructions has its default
     core.compile_model(library.Model([product], [rows], "product"), DEVICE, settings)
 
 

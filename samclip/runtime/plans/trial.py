@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 
 from samclip.engines.base import EngineOptions, GraphSource
 from samclip.engines.onnxruntime.backend import CPU
-from samclip.engines.plans.gate.cases import Question, Trial, make_noise
-from samclip.engines.plans.gate.verdict import MadeInput
+from samclip.engines.plans.gate.cases import Feeds, Question, Trial, make_noise
+from samclip.engines.plans.gate.measures import MASKS, SCORES, measure_masks
+from samclip.engines.plans.gate.verdict import MadeInput, Measure
 from samclip.engines.plans.sidecar import AxisRange
 from samclip.errors import BackendUnavailableError, PlanBuildError
 from samclip.runtime.assets import in_archive, packaged_photos
@@ -33,6 +34,7 @@ from samclip.runtime.text.tokenizer import Tokenizer
 
 PHOTOS = 2
 REFERENCE = "fp32"
+PATCHES = "patch_embeds"  # the output of a CLIP head, BxDxhxw
 ENDS = ("least", "best", "most")
 SEEDS = dict(zip(ENDS, (11, 12, 13), strict=True))  # of inputs that are made
 NAMES = (
@@ -90,6 +92,17 @@ class Trials:
         data = self.bundle.read(text.tokenizer)
         return Tokenizer.from_bytes(data, text.context_length, text.canonical)
 
+    @cached_property
+    def name_embeddings(self) -> NDArray[np.float32] | None:
+        """The embeddings of NAMES by FP32's text encoder, KxD; None for a bundle without one."""
+        if self.tokenizer is None or "text_encoder" not in self.bundle.manifest.all_graphs:
+            return None
+        with closing(CPU.load(self.reference("text_encoder"), EngineOptions())) as engine:
+            tokens = self.tokenizer([TEMPLATES[0].format(name) for name in NAMES])
+            (embedded,) = engine.run({"tokens": tokens}).values()
+        found = embedded.numpy().astype(np.float32)
+        return np.asarray(found / np.linalg.norm(found, axis=1, keepdims=True), np.float32)
+
     def photos(self, canvas: tuple[int, int]) -> tuple[_Photo, ...]:
         """Return the photos as FP32's encoder of a canvas sees them."""
         if canvas not in self._encoded:
@@ -117,6 +130,14 @@ class _Photo:
 
 
 @dataclass(frozen=True)
+class _Answered:
+    """A graph's answer to an encoder's outputs `taken`; none where its answers are not known."""
+
+    taken: tuple[str, ...]
+    outputs: Feeds
+
+
+@dataclass(frozen=True)
 class _Asker:
     """Makes the questions for plans with these ranges of their axes."""
 
@@ -133,7 +154,7 @@ class _Asker:
         inputs = {spec.name for spec in graph.inputs}
         if base_name(name) == "encoder" and takes_images(inputs):
             for photo, feeds in self.trials.pixels(self.canvas):
-                yield Question(photo.name, feeds)
+                yield Question(photo.name, feeds, partial(self.compare, photo))
             return
         if name == "text_encoder" and inputs == {"tokens"} and self.trials.tokenizer is not None:
             for end in self._ends(graph):
@@ -157,6 +178,46 @@ class _Asker:
                 feeds |= {key: photo.encoded[key] for key in taken & photo.encoded.keys()}
                 feeds |= self._given(photo, feeds, end)
                 yield Question(f"{photo.name}, {end}" if ends[1:] else photo.name, feeds)
+
+    def compare(
+        self, photo: _Photo, expected: Feeds, found: Feeds
+    ) -> Mapping[str, Mapping[Measure, float]]:
+        """Measure what FP32's decoder and head make of an encoder's outputs, against FP32's.
+
+        Masks of the same prompts, by the output that the decoder reads, and the share of tokens
+        with the same name, by the output that the head reads.
+        """
+        both = (expected, found)
+        measured: dict[str, Mapping[Measure, float]] = {}
+        decoded = [self._go_on("mask_decoder", photo, encoded) for encoded in both]
+        for output in decoded[0].taken:
+            right, other = (answered.outputs for answered in decoded)
+            measured[output] = measure_masks(right[MASKS], other[MASKS], right[SCORES])
+        names = self.trials.name_embeddings
+        if names is None:
+            return measured
+        headed = [self._go_on("clip_head", photo, encoded) for encoded in both]
+        for output in headed[0].taken:
+            labels = [_best_names(answered.outputs[PATCHES], names) for answered in headed]
+            share = float(np.mean(labels[0] == labels[1]))
+            measured[output] = {**measured.get(output, {}), "same_label": share}
+        return measured
+
+    def _go_on(self, base: str, photo: _Photo, encoded: Feeds) -> _Answered:
+        """Return what FP32's graph `base` makes of an encoder's outputs; nothing where none is."""
+        name = self._manifest.name_for(base, self.canvas)
+        graph = self._manifest.all_graphs.get(name)
+        if graph is None:
+            return _Answered((), {})
+        feeds = self._all_made(graph, "best")
+        taken = tuple(sorted(feeds.keys() & encoded.keys()))
+        feeds |= {key: encoded[key] for key in taken}
+        feeds |= self._given(photo, feeds, "best")
+        with closing(CPU.load(self.trials.reference(name), EngineOptions())) as engine:
+            results = engine.run(feeds)
+        outputs = {key: tensor.numpy() for key, tensor in results.items()}
+        is_known = {MASKS, SCORES} <= outputs.keys() or PATCHES in outputs
+        return _Answered(taken if is_known else (), outputs)
 
     def made(self, spec: TensorSpec, end: str) -> MadeInput:
         """Describe an input that is made from a seed, within what the graph reads sense into."""
@@ -230,6 +291,12 @@ class _Asker:
         count = self._size("texts", end)
         phrases = [t.format(name) for t in TEMPLATES for name in NAMES]
         return tokenizer([phrases[place % len(phrases)] for place in range(count)])
+
+
+def _best_names(patches: Array, names: NDArray[np.float32]) -> NDArray[np.intp]:
+    """Return the number of the nearest name of each token; `patches` BxDxhxw, `names` KxD."""
+    tokens = np.asarray(patches, np.float32).reshape(*patches.shape[:2], -1)  # BxDxhw
+    return np.asarray(np.argmax(names @ tokens, axis=1))  # of BxKxhw
 
 
 def _photo_paths() -> list[Path]:

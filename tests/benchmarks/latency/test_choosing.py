@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from samclip.benchmarks.cli.main import app
 from samclip.benchmarks.latency.choosing import list_candidates, measure_choice, rank
 from samclip.engines import registry
 from samclip.engines.base import EngineOptions, Probe, Traits
+from samclip.engines.plans.gate import reduced
 from samclip.errors import BackendUnavailableError
 from samclip.runtime.backend_choice import choose_for
 from samclip.runtime.bundles.manifest import GateRow, Manifest, ParityRow, Reduction
@@ -129,6 +131,55 @@ def test_the_fastest_comes_first_and_failures_are_said() -> None:
     unverified: Any = FakeBundle(msgspec.structs.replace(make_manifest(), parity=()))
     with pytest.raises(BackendUnavailableError, match=r"nothing can be measured.*was not measured"):
         measure_choice(unverified, list_candidates(unverified), rounds=3)
+
+
+class Reducing(Twice):
+    """Computes in BF16 too: graphs whose names are among `wrong` depart in it."""
+
+    suits = True
+    precision_facts = ("a processor",)
+    wrong: tuple[str, ...] = ()
+
+    def probe_precision(self, precision: str, *, ask: bool = True) -> Probe:
+        return Probe(self.suits, f"{precision} is slow here", "leave it out")
+
+
+@pytest.fixture
+def reducing(monkeypatch: pytest.MonkeyPatch, backends: None) -> Reducing:
+    """A backend that has BF16, whose graphs are judged without a process."""
+    made = Reducing("fast", traits=replace(ON_HOST, engine_precisions=("bf16",)))
+    monkeypatch.setattr(registry, "BACKENDS", (made,))
+
+    def admit(backend: Any, source: Any, options: EngineOptions) -> EngineOptions:
+        asked.append(source.name)
+        return replace(options, precision="fp32") if source.name in made.wrong else options
+
+    asked: list[str] = []
+    monkeypatch.setattr(reduced, "admit_graph", admit)
+    monkeypatch.setattr(made, "asked", asked, raising=False)
+    return made
+
+
+def test_engines_in_bf16_are_measured_once_every_graph_was_judged(reducing: Reducing) -> None:
+    bundle: Any = FakeBundle(make_manifest())
+    listed = {one.name: one.refusal for one in list_candidates(bundle)}
+    assert listed["fast in fp32, engines in bf16"] == ""
+    choice, _ = measure_choice(bundle, list_candidates(bundle), rounds=3)
+    found = {(one.precision, one.engine_precision) for one in choice.speeds}
+    assert found == {("fp32", "fp32"), ("fp32", "bf16")}
+    assert set(reducing.asked) == {"encoder", "mask_decoder", "clip_head"}  # type: ignore[attr-defined]
+    reducing.wrong = ("encoder",)
+    _, left_out = measure_choice(bundle, list_candidates(bundle), rounds=3)
+    assert (
+        "encoder of 'fake' does not compute in bf16"
+        in dict(left_out)["fast in fp32, engines in bf16"]
+    )
+    reducing.suits = False
+    listed = {one.name: one.refusal for one in list_candidates(bundle)}
+    assert listed["fast in fp32, engines in bf16"] == "bf16 is slow here"
+    beyond: Any = FakeBundle(make_manifest(mask_decoder=1.0))
+    listed = {one.name: one.refusal for one in list_candidates(beyond)}
+    assert "beyond its tolerance" in listed["fast in fp32, engines in bf16"]
 
 
 def test_noise_does_not_change_the_order_by_rule() -> None:

@@ -19,12 +19,14 @@ from numpy.typing import NDArray
 from samclip.engines.agreement import COSINE
 from samclip.engines.base import EngineOptions, GraphSource
 from samclip.engines.onnxruntime.backend import CPU
-from samclip.engines.plans.gate.verdict import Canary, MadeInput, Sample
+from samclip.engines.plans.gate.verdict import Canary, MadeInput, Measure, Sample
 from samclip.engines.plans.record import Record
 from samclip.engines.plans.sidecar import AxisRange
 
 Array = NDArray[np.generic]
 Feeds = Mapping[str, Array]
+# Takes FP32's outputs and an engine's; returns measures by the name of the output they judge.
+Comparison = Callable[[Feeds, Feeds], Mapping[str, Mapping[Measure, float]]]
 
 SEED = 20_170_601
 SAMPLED = 64  # values of each output
@@ -36,19 +38,25 @@ _FEED, _OUTPUT = "feed.", "output."
 
 @dataclass(frozen=True)
 class Case:
-    """Inputs of a graph, and FP32's answer to them, all by name."""
+    """Inputs of a graph, and FP32's answer to them, all by name; `compare`: see `Question`."""
 
     name: str
     feeds: Feeds
     expected: Feeds
+    compare: Comparison | None = None
 
 
 @dataclass(frozen=True)
 class Question:
-    """Inputs of a graph, by name."""
+    """Inputs of a graph, by name.
+
+    `compare`: measures what the graphs after this one make of an answer, against what they make of
+    FP32's; None where there are none.
+    """
 
     name: str
     feeds: Feeds
+    compare: Comparison | None = None
 
 
 @dataclass(frozen=True)
@@ -73,7 +81,8 @@ def answer(trial: Trial) -> Iterator[Case]:
     with closing(CPU.load(trial.reference, EngineOptions())) as engine:
         for question in trial.questions:
             results = engine.run(question.feeds)
-            yield Case(question.name, question.feeds, {n: t.numpy() for n, t in results.items()})
+            expected = {n: t.numpy() for n, t in results.items()}
+            yield Case(question.name, question.feeds, expected, question.compare)
         feeds = make_noise(trial.noise, SEED)
         results = engine.run(feeds)
         yield Case(NOISE, feeds, {n: t.numpy() for n, t in results.items()})

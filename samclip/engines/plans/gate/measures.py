@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from samclip.engines.agreement import (
     COSINE,
     MASK_IOU,
+    SAME_LABEL,
     WORST_COSINE,
     WORST_MASK_IOU,
     cosines,
@@ -48,6 +49,8 @@ def limits_for(precision: str, library_repeats: bool = True) -> dict[Measure, fl
         "mask_iou": MASK_IOU[precision],
         "finite": 1.0,
     }
+    if precision in SAME_LABEL:
+        limits["same_label"] = SAME_LABEL[precision]
     if precision in WORST_MASK_IOU:
         limits["mask_iou_worst"] = WORST_MASK_IOU[precision]
     if precision == "fp32":
@@ -82,6 +85,14 @@ class Tally:
             a, b = first[output], again[output]
             same = a.shape == b.shape and a.tobytes() == b.tobytes()
             self._keep(output, run, "repeats", float(same), case.name)
+
+    def add_compared(self, run: Run, case: Case, found: Mapping[str, Array]) -> None:
+        """Compare what the graphs after this one make of an answer, where the case does that."""
+        if case.compare is None:
+            return
+        for output, measured in case.compare(case.expected, found).items():
+            for name, value in measured.items():
+                self._keep(output, run, name, value, case.name)
 
     def rows(self) -> tuple[GateRow, ...]:
         """Return a row for each measure, with its limit."""

@@ -21,6 +21,7 @@ Measure = Literal[
     "magnitude",
     "mask_iou",
     "mask_iou_worst",
+    "same_label",
     "finite",
     "repeats",
 ]

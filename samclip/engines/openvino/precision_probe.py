@@ -1,0 +1,169 @@
+"""The probe of a precision: it is tried once on a machine in a separate process, and kept.
+
+OpenVINO takes BF16 on processors that only emulate it, where it was 33 times slower than FP32, and
+its kernels have ended processes on a processor that says it has them. So a child tries it, for a
+limited time, and whatever becomes of it is an answer. An answer holds for one processor and one
+version of OpenVINO.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import platform
+import signal
+import subprocess
+import sys
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Annotated, Literal
+
+import msgspec
+
+from samclip.disk.cache_folder import open_cache, read_private_file
+from samclip.disk.partial_files import remove_abandoned, write_file
+from samclip.engines.base import EnginePrecision, Probe
+from samclip.engines.child_process import describe_end, start_child, starting
+from samclip.engines.machine.device import processor_features, processor_name
+from samclip.engines.openvino.library import (
+    ISA_VARIABLE,
+    ISA_WITHOUT_AMX,
+    find_library,
+)
+from samclip.engines.openvino.precision_child import Task, Times
+
+START = starting("samclip.engines.openvino.precision_child")
+SECONDS = 60.0
+LEAST_GAIN = 1.1  # times as fast as FP32: less is not worth other answers
+HINTS: dict[EnginePrecision, str] = {"fp32": "f32", "bf16": "bf16"}  # OpenVINO's names
+FOLDER = "precisions"
+MAX_BYTES = 2**20
+MODE = 0o600
+MAX_DETAIL = 2000
+REMEDY = "leave engine_precision out, or choose another backend"
+
+_logger = logging.getLogger("samclip")
+
+
+class Answer(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What came of a try: whether the precision is worth it, and why; `date` in UTC.
+
+    `facts`: all that the answer depends on.
+    """
+
+    schema_version: Literal[1] = 1
+    precision: EnginePrecision
+    facts: tuple[str, ...]
+    suits: bool
+    detail: Annotated[str, msgspec.Meta(max_length=MAX_DETAIL)]
+    date: str
+
+
+def describe_machine() -> tuple[str, ...]:
+    """Return what an answer depends on: the processor, its instructions, OpenVINO's version."""
+    return (
+        platform.machine(),
+        processor_name(),
+        processor_features(),
+        os.environ.get(ISA_VARIABLE, ISA_WITHOUT_AMX),
+        find_library().detail,
+    )
+
+
+def probe_precision(precision: EnginePrecision, *, ask: bool = True) -> Probe:
+    """Return whether this machine computes faster in `precision`, see `Reducing`.
+
+    Without `ask` nothing is tried.
+    """
+    library = find_library()
+    if not library.available:
+        return library
+    facts = describe_machine()
+    folder = open_cache(FOLDER)
+    place = None if folder is None else _place(folder, precision, facts)
+    answer = None if place is None else _read(place, precision, facts)
+    if answer is None and not ask:
+        return Probe(False, f"{precision} was never tried on this machine", REMEDY)
+    if answer is None:
+        answer = _try(precision, facts)
+        if place is not None:
+            _keep(place, answer)
+    if answer.suits:
+        return Probe(True, answer.detail)
+    again = "" if place is None else f"; to try it again, remove {place}"
+    return Probe(False, answer.detail, f"{REMEDY}{again}")
+
+
+def _try(precision: EnginePrecision, facts: tuple[str, ...]) -> Answer:
+    suits, detail = _ask_child(precision)
+    return Answer(
+        precision=precision,
+        facts=facts,
+        suits=suits,
+        detail=detail[:MAX_DETAIL],
+        date=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+    )
+
+
+def _ask_child(precision: EnginePrecision) -> tuple[bool, str]:
+    """Return whether a precision suits this machine, and why or why not."""
+    task = msgspec.json.encode(Task(HINTS[precision], SECONDS)).decode()
+    late = f"computing in {precision} did not end within {SECONDS:g} s here"
+    try:
+        if not sys.executable:
+            raise OSError("this Python does not know its own executable")
+        process = start_child(START, task, subprocess.DEVNULL, subprocess.PIPE)
+    except OSError as error:
+        return False, f"no process could be started to try {precision}: {error.strerror or error}"
+    with process:
+        try:
+            written, _ = process.communicate(timeout=SECONDS)
+        except subprocess.TimeoutExpired:
+            return False, late
+        finally:
+            process.kill()
+    try:
+        times = msgspec.json.decode(written, type=Times)
+    except msgspec.MsgspecError:
+        ending = describe_end(process.returncode, written)
+        by_timer = process.returncode == -getattr(signal, "SIGALRM", 0)  # the child's own
+        return False, late if by_timer else f"computing in {precision} ended its process: {ending}"
+    return _compare(precision, times)
+
+
+def _compare(precision: EnginePrecision, times: Times) -> tuple[bool, str]:
+    gain = times.full / times.reduced
+    detail = f"{precision} is {gain:.2f}x as fast as FP32 in layers that were tried here"
+    if gain >= LEAST_GAIN:
+        return True, detail
+    return False, f"{detail}, at least {LEAST_GAIN:g}x is asked for"
+
+
+def _place(folder: Path, precision: str, facts: tuple[str, ...]) -> Path:
+    key = hashlib.sha256(msgspec.json.encode((precision, facts))).hexdigest()
+    return folder / f"{key[:32]}.json"
+
+
+def _read(place: Path, precision: str, facts: tuple[str, ...]) -> Answer | None:
+    """Return the answer that was kept; None where none is that can be trusted."""
+    try:
+        found = msgspec.json.decode(read_private_file(place, MAX_BYTES), type=Answer)
+    except FileNotFoundError:
+        return None
+    except (OSError, msgspec.MsgspecError, UnicodeError, RecursionError) as error:
+        _logger.warning("%s is ignored, and %s is tried again: %s", place, precision, error)
+        return None
+    return found if (found.precision, found.facts) == (precision, facts) else None
+
+
+def _keep(place: Path, answer: Answer) -> None:
+    try:
+        remove_abandoned(place.parent)
+        write_file(place, msgspec.json.encode(answer), MODE)
+    except OSError as error:
+        _logger.warning(
+            "what became of trying %s is not kept, and it is tried again by the next process: %s",
+            answer.precision,
+            error.strerror or error,
+        )
