@@ -209,7 +209,7 @@ class _Strip:
             self._crop(node, rows)
 
     def _crop(self, node: ir.Node, rows: Rows) -> None:
-        """Leave out the rows that an enlargement made of the halves of its first and last ones."""
+        """Leave out the rows of an enlargement that its neighbours compute."""
         old, scale = node.outputs[0], _scale(node)
         first, stop = self._region.needed(node, _data(node), rows)
         made = self._made[old]
@@ -356,7 +356,7 @@ def _scale(node: ir.Node) -> int:
 
 
 def _has_rows(value: ir.Value, output: ir.Value, node: ir.Node) -> bool:
-    """Whether an input of a node has rows of its own, not the same for every row of the output."""
+    """Whether each row of a node's output reads another row of this input."""
     if _is_constant(value):
         return False
     if node.op_type in BINARY:
