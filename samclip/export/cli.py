@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from samclip.cli.arguments import read_names
+from samclip.cli.arguments import read_lines, read_names
 from samclip.cli.engine_build import build_and_show
 from samclip.cli.exits import CommandApp, report_errors
 from samclip.cli.terminal import err, say, write_json, write_line
@@ -286,9 +286,18 @@ def _vocabulary(files: Sequence[Path]) -> tuple[str, ...]:
 
 
 def _templates(given: str) -> str | tuple[str, ...]:
-    """Keep a known set's name as it is; read the lines of a file otherwise."""
+    """Keep a known set's name as it is; read the lines of a file otherwise.
+
+    They are no names, so braces are not remarked on. Raises ExportError for a file without any.
+    """
     file = Path(given).expanduser()
-    return tuple(read_names(None, file) or ()) if file.is_file() else given
+    if not file.is_file():
+        return given
+    if not (lines := tuple(read_lines(file))):
+        raise ExportError(
+            f"{file} holds no template; expected one a line, as in: a photo of a {{}}."
+        )
+    return lines
 
 
 def main() -> None:

@@ -96,6 +96,16 @@ def test_mistakes_are_one_message(
     assert not (tmp_path / "bundle").exists()
 
 
+def test_a_file_of_templates_holds_no_names(common: list[object], tmp_path: Path) -> None:
+    empty, plain = tmp_path / "empty.txt", tmp_path / "plain.txt"
+    empty.write_text("\n")
+    plain.write_text("{}\n")
+    assert "holds no template" in _run(*common, "--templates", empty).stderr.replace("\n", " ")
+    result = _run(*common, "--templates", plain, "--checkpoint", "nowhere.pth")
+    assert "no checkpoint at" in result.stderr
+    assert "look like a list" not in result.stderr  # "{}" is a template, and no part of JSON
+
+
 @pytest.mark.parametrize("arguments", [["--precision", "fp12"], ["--opset", "12"], []])
 def test_usage_errors(common: list[object], arguments: list[object]) -> None:
     result = _run(*(common if arguments else []), *arguments)

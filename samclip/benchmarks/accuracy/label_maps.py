@@ -30,7 +30,8 @@ PROTOCOL = (
     "for.",
     "IoU per class over all photos together, in pixels of the original photo, then averaged over "
     "the classes that occur in the truth.",
-    "coarse: from the CLIP head's tokens, upscaled; refined: borders drawn by SAM's decoder.",
+    "coarse: from the CLIP head's tokens, upscaled; refined: borders drawn by SAM's decoder; "
+    "denoised: without the names whose probability is below the number everywhere in the photo.",
     "one class everywhere: the best that an answer with a single class can get, found with the "
     "truth.",
     "Of a COCO folder the instances are painted, larger ones first; crowds are left out.",
@@ -61,18 +62,25 @@ class Part:
 
 @dataclass(frozen=True, eq=False)
 class Labeller:
-    """A model, the texts that it is asked for, for which part, and whether it refines borders."""
+    """A model, the texts that it is asked for, for which part, and how.
+
+    `refine` and `denoise` are those of `Scene.semantic`.
+    """
 
     name: str
     model: Model
     asked: AskedClasses
     part: Part = Part()
     refine: bool = False
+    denoise: float | None = None
 
     def label(self, scene: Scene) -> NDArray[np.int64]:
         """Label the photo of a scene: HxW classes, -1 for none."""
         answer: SemanticMap = scene.semantic(
-            self.asked.vocabulary, refine=self.refine, background=self.part.threshold
+            self.asked.vocabulary,
+            refine=self.refine,
+            background=self.part.threshold,
+            denoise=self.denoise,
         )
         none = -1 if self.part.fallback is None else self.part.fallback
         by_text = np.append(self.asked.classes, none)  # T + 1: the label -1 means the last

@@ -29,7 +29,7 @@ from samclip.errors import VocabularyError, did_you_mean
 EXAMPLES = """
 **Examples:**
 
-- `samclip-bench accuracy examples path/to/nouns --labels configs/untaught_nouns.txt`
+- `samclip-bench accuracy examples path/to/nouns --names "ferry,rooster,sunflower"`
 
 - `samclip-bench accuracy examples path/to/coco --names "orange,carrot" --count 1 --count 16`
 """

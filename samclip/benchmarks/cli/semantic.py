@@ -84,6 +84,18 @@ Background = Annotated[
         "below this are background. Figures without that class are always given too.",
     ),
 ]
+Denoise = Annotated[
+    float | None,
+    typer.Option(
+        "--denoise",
+        min=0,
+        max=1,
+        metavar="0..1",
+        show_default="all names compete",
+        help="Measure maps without the names whose probability is below this everywhere in the "
+        "photo as well.",
+    ),
+]
 Synonyms = Annotated[
     Path | None,
     typer.Option(
@@ -107,6 +119,7 @@ def semantic(
     split: Split = None,
     refine: Refine = True,
     background: Background = None,
+    denoise: Denoise = None,
     untrained: options.Untrained = None,
     synonyms: Synonyms = None,
     templates: shared.Templates = None,
@@ -127,7 +140,7 @@ def semantic(
     labellers = [
         labeller
         for candidate in candidates
-        for labeller in _labellers(candidate, asked, templates, refine)
+        for labeller in _labellers(candidate, asked, templates, refine, denoise)
     ]
     rows = evaluate_semantic(labellers, photos, labelled.names, session.progress)
     data = Data.of(folder, labelled.layout, photos, labelled.photos, labelled.left_out)
@@ -158,11 +171,18 @@ def _parts(
 
 
 def _labellers(
-    candidate: Candidate, asked: Mapping[Part, AskedTexts], templates: Templates, refine: bool
+    candidate: Candidate,
+    asked: Mapping[Part, AskedTexts],
+    templates: Templates,
+    refine: bool,
+    denoise: float | None,
 ) -> Iterator[Labeller]:
-    """Let a model label every part coarsely, and refined if asked for."""
+    """Let a model label every part coarsely, and refined and denoised if asked for."""
+    kinds = {"": None} if denoise is None else {"": None, f", denoised at {denoise:g}": denoise}
     for part, texts in asked.items():
         classes = ask_classes(candidate.model, texts, templates)
-        yield Labeller(f"{candidate.name} coarse", candidate.model, classes, part)
-        if refine:
-            yield Labeller(f"{candidate.name} refined", candidate.model, classes, part, refine=True)
+        for suffix, least in kinds.items():
+            for kind in ("coarse", "refined") if refine else ("coarse",):
+                name = f"{candidate.name} {kind}{suffix}"
+                sharp = kind == "refined"
+                yield Labeller(name, candidate.model, classes, part, sharp, least)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +14,9 @@ from samclip.benchmarks.data.label_folder import IGNORED, LabelFolder, read_labe
 from samclip.benchmarks.records import Row
 from samclip.errors import InputError, InputWarning
 from samclip.runtime.model import Model
+from samclip.runtime.results.classification import SemanticMap
+from samclip.runtime.scene import Scene
+from samclip.runtime.text.vocabulary import Vocabulary
 
 VOID = 11
 
@@ -92,6 +96,25 @@ def test_the_best_of_a_class_s_texts_speaks_for_it(folder: LabelFolder) -> None:
     asked = ask_classes(model, {0: ["blue", "red"], 1: ["green"]})
     labels = Labeller("fake", model, asked).label(model.encode(folder.photos[0].pixels()))
     assert (labels == 0).all()  # red pixels by the second text, blue ones by the first
+
+
+def test_a_labeller_asks_for_its_kind_of_map(
+    folder: LabelFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, given = fake_model(), []
+    plain = Scene.semantic
+
+    def note(scene: Scene, names: Vocabulary, **options: Any) -> SemanticMap:
+        given.append(options)
+        return plain(scene, names, **options)
+
+    monkeypatch.setattr(Scene, "semantic", note)
+    asked = ask(model, *NAMES)
+    with model.encode(folder.photos[0].pixels()) as scene:
+        Labeller("fake", model, asked, Part(threshold=0.25), refine=True, denoise=0.5).label(scene)
+        Labeller("fake", model, asked).label(scene)
+    assert given[0] == {"refine": True, "background": 0.25, "denoise": 0.5}
+    assert given[1] == {"refine": False, "background": None, "denoise": None}
 
 
 def test_background_counts_only_where_it_is_asked_for(folder: LabelFolder) -> None:

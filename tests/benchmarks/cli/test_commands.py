@@ -168,6 +168,11 @@ def test_semantic_takes_coco_too(bench: Bench, coco: Path, report: Path, loads: 
     assert read(report)["data"]["layout"] == "COCO, painted"
     assert figures(report)["fake coarse", "IoU", "red"] == 1.0
     assert figures(report)["fake coarse", "IoU", "green"] == 0.0
+    result = bench("accuracy", "semantic", coco, "-b", "x", "--denoise", "0.5", "--json", report)
+    assert result.exit_code == 0, result.stderr
+    kinds = ("coarse", "refined", "coarse, denoised at 0.5", "refined, denoised at 0.5")
+    found = figures(report)
+    assert all(("fake " + kind, "mIoU", "labelled pixels") in found for kind in kinds)
 
 
 def test_semantic_with_and_without_background(
