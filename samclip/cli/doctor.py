@@ -105,7 +105,12 @@ def print_auto(auto: dict[str, Any]) -> None:
         return
     how = "by rule; `samclip-bench choose` measures it"
     if auto["measured"] is not None:
-        how = f"in {auto['precision']}, as measured here: {auto['measured']:.0f} ms an image"
+        from samclip.engines.base import FULL  # brings in numpy
+
+        computed = auto["engine_precision"]
+        engines = "" if computed == FULL else f", engines in {computed}"
+        took = f"as measured here: {auto['measured']:.0f} ms an image"
+        how = f"in {auto['precision']}{engines}, {took}"
     say(out, f"backend auto: {auto['backend']}, {how}")
     for passed in auto["passed_over"]:
         advice = f" To do: {passed['remedy'].rstrip('. ')}." if passed["remedy"] else ""

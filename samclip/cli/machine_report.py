@@ -222,8 +222,9 @@ def examine_auto(bundle: Bundle) -> dict[str, Any]:
 
     `backend` is None when none works; `error` then says why. `measured`: the ms that an image took
     when the choice was measured here, with `precision`; None where it is made by rule.
+    `engine_precision`: what its engines compute in where graphs are in FP32.
     """
-    none: dict[str, Any] = {"precision": None, "measured": None}
+    none: dict[str, Any] = {"precision": None, "engine_precision": None, "measured": None}
     try:
         choice = choose_for(bundle)
     except BackendUnavailableError as error:
@@ -235,6 +236,7 @@ def examine_auto(bundle: Bundle) -> dict[str, Any]:
     return {
         "backend": choice.backend.name,
         "precision": choice.precision,
+        "engine_precision": choice.engine_precision,
         "measured": choice.measured,
         "passed_over": passed,
         "error": None,

@@ -232,6 +232,7 @@ def test_the_origin_of_the_choice_of_a_backend_is_shown(run: Run, places: Path) 
     assert measured in run("doctor").stdout
     auto = json.loads(run("info", path, "--json").stdout)["auto"]
     assert (auto["precision"], auto["measured"]) == ("fp32", 12.3)
+    assert auto["engine_precision"] == "fp32"
 
 
 def test_without_a_default_bundle_the_remedy_is_shown(run: Run) -> None:

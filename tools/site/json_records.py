@@ -253,6 +253,9 @@ class Auto(Record, frozen=True, kw_only=True):
 
     backend: Annotated[str | None, about("null: none works")]
     precision: Annotated[str | None, about("that `samclip-bench choose` chose; null: by the rule")]
+    engine_precision: Annotated[
+        str | None, about("what FP32 of the graphs is computed in; null: none works")
+    ]
     measured: Annotated[float | None, about("ms an image, measured here; null: by the rule")]
     passed_over: list[PassedOver]
     error: Annotated[str | None, about("why none works")]
