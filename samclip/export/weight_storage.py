@@ -41,6 +41,7 @@ MIN_ROUNDED_BYTES = 8192  # smaller ones save little, and SAM's frequencies (2x1
 MIN_INT8_ELEMENTS = 2**17  # MobileSAM's early convolutions are smaller, and suffer most from INT8
 REFUSING_INT8 = tuple(b.name for b in EXPORT_BACKENDS if not b.traits.int8_weights)
 LARGEST_INT8 = 127  # -128 is left out: the range is symmetric
+BOUNDED = frozenset({"Sigmoid", "Softmax", "Tanh"})
 LARGEST_HALF = float(np.finfo(np.float16).max)
 
 
@@ -121,9 +122,14 @@ def _is_large(weight: Array) -> bool:
 
 
 def _phases(model: ir.Model) -> frozenset[str]:
-    """Return the names of the constants that arguments of sines and cosines are computed from."""
+    """Return the names of the constants that arguments of sines and cosines are computed from.
+
+    Not those behind a function with bounded values: rounding cannot turn its angle far.
+    """
     waves = [node.outputs[0] for node in model.graph if node.op_type in {"Sin", "Cos"}]
-    return frozenset(str(value.name) for value in ancestors(*waves) if value.is_initializer())
+    return frozenset(
+        str(value.name) for value in ancestors(*waves, until=BOUNDED) if value.is_initializer()
+    )
 
 
 def _summed_axes(models: Iterable[ir.Model]) -> dict[str, Axes]:

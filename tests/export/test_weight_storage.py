@@ -145,6 +145,20 @@ def test_phases_stay_exact(dtype: WeightsDtype) -> None:
 
 
 @pytest.mark.parametrize("dtype", ["fp16", "int8"])
+def test_weights_behind_a_bounded_angle_are_rounded(dtype: WeightsDtype) -> None:
+    """The gate of taught names: the sine of a sigmoid of what the whole text tower computed."""
+    nodes = [
+        helper.make_node("MatMul", ["x", "tower.weight"], ["embedding"]),
+        helper.make_node("Sigmoid", ["embedding"], ["angle"]),
+        helper.make_node("Sin", ["angle"], ["y"]),
+    ]
+    constants = {"tower.weight": normal(512, 512)}
+    graph = small_graph("g", nodes, {"x": (4, 512)}, {"y": (4, 512)}, constants)
+    tensors = stored(store_weights(graph_files("g", graph), dtype))
+    assert str(tensors["tower.weight"].dtype) == {"fp16": "float16", "int8": "int8"}[dtype]
+
+
+@pytest.mark.parametrize("dtype", ["fp16", "int8"])
 @pytest.mark.parametrize("by_name", [False, True])
 def test_onnx_runtime_folds_the_expansion(
     dtype: WeightsDtype, by_name: bool, tmp_path: Path

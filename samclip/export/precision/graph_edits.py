@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 import numpy as np
 import onnx_ir as ir
@@ -21,13 +21,16 @@ def name_nodes(model: ir.Model) -> None:
             taken.add(name)
 
 
-def ancestors(*values: ir.Value) -> Iterator[ir.Value]:
-    """Yield every value that one of `values` is computed from, each once."""
+def ancestors(*values: ir.Value, until: Collection[str] = ()) -> Iterator[ir.Value]:
+    """Yield every value that one of `values` is computed from, each once.
+
+    Operators of the types `until` end the search: their inputs are left out.
+    """
     seen: set[ir.Value] = set()
     waiting = [*values]
     while waiting:
         node = waiting.pop().producer()
-        for source in () if node is None else node.inputs:
+        for source in () if node is None or node.op_type in until else node.inputs:
             if source is not None and source not in seen:
                 seen.add(source)
                 waiting.append(source)
