@@ -288,7 +288,8 @@ def _vocabulary(files: Sequence[Path]) -> tuple[str, ...]:
 def _templates(given: str) -> str | tuple[str, ...]:
     """Keep a known set's name as it is; read the lines of a file otherwise.
 
-    They are no names, so braces are not remarked on. Raises ExportError for a file without any.
+    Braces belong to templates, so no line is doubted as a name. Raises
+    ExportError for a file without any.
     """
     file = Path(given).expanduser()
     if not file.is_file():

@@ -40,10 +40,8 @@ Axes = tuple[int, ...]
 MIN_ROUNDED_BYTES = 8192  # smaller ones save little, and SAM's frequencies (2x128) stay exact
 MIN_INT8_ELEMENTS = 2**17  # MobileSAM's early convolutions are smaller, and suffer most from INT8
 REFUSING_INT8 = tuple(b.name for b in EXPORT_BACKENDS if not b.traits.int8_weights)
-PRODUCTS = ("Add", "Sub", "Mul", "Div", "Neg", "MatMul", "Gemm")
-MOVES = ("Cast", "Concat", "Expand", "Gather", "Identity", "Reshape", "Slice", "Split", "Squeeze")
-LINEAR = frozenset((*PRODUCTS, *MOVES, "Tile", "Transpose", "Unsqueeze"))
 LARGEST_INT8 = 127  # -128 is left out: the range is symmetric
+BOUNDED = frozenset({"Sigmoid", "Softmax", "Tanh"})
 LARGEST_HALF = float(np.finfo(np.float16).max)
 
 
@@ -124,14 +122,14 @@ def _is_large(weight: Array) -> bool:
 
 
 def _phases(model: ir.Model) -> frozenset[str]:
-    """Return the names of the constants that arguments of sines and cosines are made up of.
+    """Return the names of the constants that arguments of sines and cosines are computed from.
 
-    Only linear steps carry the error of a constant into a phase in full, times what it is
-    multiplied by: the search ends where an activation or a norm bounds it.
+    Not those behind a function with bounded values: rounding cannot turn its angle far.
     """
-    phases = [node.inputs[0] for node in model.graph if node.op_type in {"Sin", "Cos"}]
-    made_of = (*filter(None, phases), *ancestors(*filter(None, phases), through=LINEAR))
-    return frozenset(str(value.name) for value in made_of if value.is_initializer())
+    waves = [node.outputs[0] for node in model.graph if node.op_type in {"Sin", "Cos"}]
+    return frozenset(
+        str(value.name) for value in ancestors(*waves, until=BOUNDED) if value.is_initializer()
+    )
 
 
 def _summed_axes(models: Iterable[ir.Model]) -> dict[str, Axes]:

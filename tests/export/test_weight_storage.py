@@ -121,34 +121,41 @@ def test_the_graph_computes_with_the_rounded_weights_in_fp32(dtype: WeightsDtype
 
 @pytest.mark.parametrize("dtype", ["fp16", "int8"])
 def test_phases_stay_exact(dtype: WeightsDtype) -> None:
-    """What makes up a phase is not rounded, whether or not the exporter folded the product.
+    """What a sine is computed from is not rounded, whether or not the exporter folded the product.
 
-    A grid's phases of up to 20 in FP16 would move its sines by 0.008. A gate's angle is bounded by
-    its sigmoid, so that the layers in front of it are rounded as any others.
+    A grid's phases of up to 20 in FP16 would move its sines by 0.008.
     """
     cells = np.random.default_rng(3).uniform(-1, 1, (64, 512)).astype(np.float32)
     phases = 20 * np.random.default_rng(4).uniform(-1, 1, (64, 512)).astype(np.float32)
     constants = {"grid.cells": cells, "grid.folded": phases, "turn": np.float32([2 * np.pi])}
     constants["after.weight"] = normal(512, 512)
-    constants["gate.weight"] = normal(512, 512)
     nodes = [
-        helper.make_node("MatMul", ["x", "gate.weight"], ["gated"]),
-        helper.make_node("Sigmoid", ["gated"], ["share"]),
-        helper.make_node("Mul", ["share", "turn"], ["angle"]),
-        helper.make_node("Sin", ["angle"], ["gate"]),
         helper.make_node("Mul", ["grid.cells", "turn"], ["scaled"]),
         helper.make_node("Cos", ["scaled"], ["cosines"]),
         helper.make_node("Sin", ["grid.folded"], ["sines"]),
         helper.make_node("Add", ["sines", "cosines"], ["positions"]),
         helper.make_node("MatMul", ["positions", "after.weight"], ["product"]),
-        helper.make_node("Add", ["product", "gate"], ["y"]),
+        helper.make_node("Add", ["product", "x"], ["y"]),
     ]
     graph = small_graph("g", nodes, {"x": (64, 512)}, {"y": (64, 512)}, constants)
     tensors = stored(store_weights(graph_files("g", graph), dtype))
-    for name in ("after.weight", "gate.weight"):
-        assert str(tensors[name].dtype) == {"fp16": "float16", "int8": "int8"}[dtype]
+    assert str(tensors["after.weight"].dtype) == {"fp16": "float16", "int8": "int8"}[dtype]
     np.testing.assert_array_equal(tensors["grid.cells"], cells)
     np.testing.assert_array_equal(tensors["grid.folded"], phases)
+
+
+@pytest.mark.parametrize("dtype", ["fp16", "int8"])
+def test_weights_behind_a_bounded_angle_are_rounded(dtype: WeightsDtype) -> None:
+    """The gate of taught names: the sine of a sigmoid of what the whole text tower computed."""
+    nodes = [
+        helper.make_node("MatMul", ["x", "tower.weight"], ["embedding"]),
+        helper.make_node("Sigmoid", ["embedding"], ["angle"]),
+        helper.make_node("Sin", ["angle"], ["y"]),
+    ]
+    constants = {"tower.weight": normal(512, 512)}
+    graph = small_graph("g", nodes, {"x": (4, 512)}, {"y": (4, 512)}, constants)
+    tensors = stored(store_weights(graph_files("g", graph), dtype))
+    assert str(tensors["tower.weight"].dtype) == {"fp16": "float16", "int8": "int8"}[dtype]
 
 
 @pytest.mark.parametrize("dtype", ["fp16", "int8"])

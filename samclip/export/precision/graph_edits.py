@@ -21,17 +21,16 @@ def name_nodes(model: ir.Model) -> None:
             taken.add(name)
 
 
-def ancestors(*values: ir.Value, through: Collection[str] | None = None) -> Iterator[ir.Value]:
+def ancestors(*values: ir.Value, until: Collection[str] = ()) -> Iterator[ir.Value]:
     """Yield every value that one of `values` is computed from, each once.
 
-    With `through` only operators of these types are followed.
+    Operators of the types `until` end the search: their inputs are left out.
     """
     seen: set[ir.Value] = set()
     waiting = [*values]
     while waiting:
         node = waiting.pop().producer()
-        follows = node is not None and (through is None or node.op_type in through)
-        for source in node.inputs if node is not None and follows else ():
+        for source in () if node is None or node.op_type in until else node.inputs:
             if source is not None and source not in seen:
                 seen.add(source)
                 waiting.append(source)
