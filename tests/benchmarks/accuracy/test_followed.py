@@ -14,7 +14,9 @@ from samclip.benchmarks.accuracy.followed import (
     BOX_TRACKERS,
     FIRST_BOX,
     FOLLOWED,
+    FOUND,
     MASKS,
+    SWITCHES,
     TRUE_BOX,
     evaluate_followed,
     named,
@@ -75,8 +77,14 @@ def test_ways_are_judged_against_the_truth(tmp_path: Path) -> None:
     for kind in BOX_TRACKERS:
         assert (named(kind), "stays") in found or not hasattr(cv2, f"Tracker{kind}")
     assert 0 < found[named("MIL"), "stays"] <= 1
-    (switches,) = [row for row in rows if row.measure.startswith("identity")]
-    assert switches.value == 0
+    counted = {
+        (row.measure, row.subset): row.value for row in rows if row.measure in (SWITCHES, FOUND)
+    }
+    subsets = ("all clips", "moves", "stays")
+    assert counted == {
+        **{(SWITCHES, subset): 0 for subset in subsets},
+        **{(FOUND, subset): 1 for subset in subsets},
+    }
     assert model.open_scenes == 0
 
 
