@@ -113,6 +113,7 @@ def test_options_reach_the_model(model: FakeModel, run: Run, image: Path) -> Non
     assert run("segment", image, *where, "--box", "1,2,20,20", "--multimask").exit_code == 0
     given = {"name": "b", "backend": "cuda", "precision": "fp16", "threads": 2, "streams": 3}
     rest = {"device": "cuda:1", "max_pixels": 200_000_000, "timeout": None}
+    rest["engine_precision"] = None
     assert model.loaded == given | rest
     ((task, asked),) = model.calls
     assert task == "segment"

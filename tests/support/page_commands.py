@@ -67,6 +67,7 @@ PATTERNS: dict[str, str] = {
     r"pytest": "tests/attacks",
     r"scripts/compare-lowerings": HOURS + "tests/export",
     r"scripts/compare-inputs": "not run: a timing; tests/runtime/pixels/test_encoder_input.py",
+    r"scripts/ship-samclip-tiny": "not run: it needs the merged checkpoint; tests/export",
     r"scripts/quiet-figures": "not run: minutes on a quiet machine; tests/test_figures.py",
     r"scripts/check-figures": "tests/test_figures.py",
     r"scripts/write-merging-reference": "tests/merge/config/test_reference.py",
