@@ -12,6 +12,7 @@ from tiny_bundle import make_model
 from samclip.engines.base import EngineOptions, GraphSource
 from samclip.engines.openvino.backend import OPENVINO, SETTINGS, Chain, Computing, OvEngine
 from samclip.engines.openvino.compiler import Compiler
+from samclip.engines.openvino.library import open_core
 from samclip.engines.openvino.parts import split_outputs
 
 openvino = pytest.importorskip("openvino")
@@ -38,7 +39,7 @@ def graph() -> bytes:
 
 
 def chain(source: GraphSource, *kept: str) -> OvEngine:
-    library, core = openvino, openvino.Core()
+    library, core = openvino, open_core(openvino)
 
     def compute(part: object) -> Computing:
         return Computing(Compiler(library, core, source, FULL_PRECISION, part=part).compiled)  # type: ignore[arg-type]
@@ -70,8 +71,9 @@ def test_parts_are_kept_apart_on_the_disk(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setenv("SAMCLIP_CACHE_DIR", str(tmp_path))
     source = GraphSource("parts", graph(), origin="/bundles/one")
     first, second = split_outputs(["a"])
+    core = open_core(openvino)  # kept: without its Core the plugin goes, and exceptions crash
     compilers = [
-        Compiler(openvino, openvino.Core(), source, FULL_PRECISION, part=part)
+        Compiler(openvino, core, source, FULL_PRECISION, part=part)
         for part in (None, first, second, split_outputs(["c"])[0])
     ]
     models = [compiler.compiled().model for compiler in compilers]
