@@ -39,10 +39,18 @@ Spans = Mapping[ir.Value, Rows]
 
 def in_strips(files: GraphFiles) -> GraphFiles:
     """Return a graph whose FP32 variants for CPUs compute their large maps in strips."""
+    chosen = [
+        variant
+        for variant in files.graph.variants
+        if variant.precision == "fp32" and variant.attention in CPU_LOWERINGS
+    ]
+    if not chosen:  # as of the text encoder, whose weights need not be read for this
+        return files
     opened = files.models(None)
-    models = {variant: opened[variant.file] for variant in files.graph.variants}
-    full = [m for v, m in models.items() if v.precision == "fp32" and v.attention in CPU_LOWERINGS]
-    return files.with_models(models) if sum(map(compute_in_strips, full)) else files
+    found = sum(compute_in_strips(opened[variant.file]) for variant in chosen)
+    if not found:
+        return files
+    return files.with_models({variant: opened[variant.file] for variant in files.graph.variants})
 
 
 def compute_in_strips(model: ir.Model) -> int:

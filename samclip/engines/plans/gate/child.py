@@ -18,7 +18,7 @@ import msgspec
 import numpy as np
 
 from samclip.engines.backend_names import LibraryName
-from samclip.engines.base import EngineOptions, GraphSource, Tensor
+from samclip.engines.base import Engine, EngineOptions, GraphSource, Tensor
 from samclip.engines.child_process import end_after
 from samclip.engines.plans.gate.cases import Array, Case, CaseFile, read_case
 from samclip.engines.plans.gate.measures import Tally
@@ -105,11 +105,11 @@ def try_plan(task: Task, root: Path) -> tuple[GateRow, ...]:
     alone = EngineOptions(device=task.device, contexts=1, cuda_graphs=False)
     with closing(_start(library, task, root, alone)) as engine:
         for case in _cases(task, root):
-            _repeat(tally, "alone", case, engine, REPEATS)
+            repeat_case(tally, "alone", case, engine, REPEATS)
     replayed = EngineOptions(device=task.device, contexts=2, cuda_graphs=True)
     with closing(_start(library, task, root, replayed)) as engine:
         for case in _cases(task, root):  # the first run comes before the capture
-            _repeat(tally, "replayed", case, engine, 1 + REPEATS)
+            repeat_case(tally, "replayed", case, engine, 1 + REPEATS)
         _together(tally, task, root, engine)
     return tally.rows()
 
@@ -139,12 +139,15 @@ def _cases(task: Task, root: Path) -> Iterator[Case]:
         yield read_case(saved.name, root / saved.file)
 
 
-def _repeat(tally: Tally, run: Run, case: Case, engine: TrtEngine, times: int) -> None:
+def repeat_case(tally: Tally, run: Run, case: Case, engine: Engine, times: int) -> None:
+    """Ask a case several times; compare each answer with FP32's, and with the first one."""
     first = None
     for _ in range(times):
         found = _on_host(engine.run(case.feeds))
         tally.add(run, case, found)
-        if first is not None:
+        if first is None:
+            tally.add_compared(run, case, found)
+        else:
             tally.add_repeat(run, case, first, found)
         first = first or found
 

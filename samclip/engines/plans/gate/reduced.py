@@ -11,7 +11,6 @@ from __future__ import annotations
 import hashlib
 import logging
 import time
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,7 +22,6 @@ from samclip.engines.base import (
     FULL,
     REMEDY,
     Backend,
-    Engine,
     EngineOptions,
     EnginePrecision,
     GraphKey,
@@ -31,8 +29,8 @@ from samclip.engines.base import (
     Reducing,
 )
 from samclip.engines.isolated.backend import IsolatedBackend
-from samclip.engines.plans.gate.cases import Array, Case, Feeds, answer
-from samclip.engines.plans.gate.child import NO_VERDICT
+from samclip.engines.plans.gate.cases import answer
+from samclip.engines.plans.gate.child import NO_VERDICT, repeat_case
 from samclip.engines.plans.gate.measures import Tally
 from samclip.engines.plans.gate.verdict import MAX_REASON, State, Verdict, failure_table
 from samclip.engines.plans.own_files import MODE, read_own
@@ -194,7 +192,7 @@ def _try(backend: Backend, source: GraphSource, options: EngineOptions) -> Verdi
             names.append(case.name)
             try:
                 engine = engine or IsolatedBackend(backend, SECONDS).load(_lent(source), options)
-                _ask(engine, case, tally)
+                repeat_case(tally, "alone", case, engine, REPEATS)
             except EngineError as error:
                 state = "unjudged" if isinstance(error, NO_VERDICT) else "failed"
                 reason = f"{type(error).__name__}: {error}"[:MAX_REASON]
@@ -218,19 +216,6 @@ def _try(backend: Backend, source: GraphSource, options: EngineOptions) -> Verdi
 def _lent(source: GraphSource) -> GraphSource:
     """Return a source whose bytes the engine in the other process does not release here."""
     return replace(source.whole(), again=None, trial=None)
-
-
-def _ask(engine: Engine, case: Case, tally: Tally) -> None:
-    """Ask a case several times, and compare each answer with FP32's, and with the one before."""
-    before: Mapping[str, Array] | None = None
-    for _ in range(REPEATS):
-        found: Feeds = {name: one.numpy() for name, one in engine.run(case.feeds).items()}
-        tally.add("alone", case, found)
-        if before is None:
-            tally.add_compared("alone", case, found)
-        else:
-            tally.add_repeat("alone", case, before, found)
-        before = found
 
 
 def _key(backend: Backend, graph: BuiltGraph, precision: str) -> str:
