@@ -380,6 +380,8 @@ def _graphs(manifest: Manifest) -> dict[str, Graph]:
         "clip_head",
         "clip_encoder",
         "mask_decoder",
+        "image_keys",
+        "point_decoder",
         "mask_upscaler",
         "roi_classifier",
         "clip_roi",
