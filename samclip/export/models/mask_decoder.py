@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -79,10 +80,12 @@ class TokenDecoder(nn.Module):
         weights = self._weights(tokens)
         rows, columns = cells
         step = max(1, STRIP_TOKENS // columns, math.ceil(rows / MAX_STRIPS))
+        matrices = self.output_upscaling.matrices()
         strips = []
         for first in range(0, rows, step):
             stop = min(rows, first + step)
-            pixels = self.output_upscaling(image[:, first * columns : stop * columns])
+            part = image[:, first * columns : stop * columns]
+            pixels = self.output_upscaling.apply_to(part, matrices)
             strips.append(in_rows(weights @ pixels.mT, stop - first, columns))
         return tokens[:, 0], torch.cat(strips, dim=2)
 
@@ -305,20 +308,29 @@ class Upscaling(nn.Sequential):
         Their order: token, row and column in the first 2x2, row and column in the second;
         `in_rows` puts masks of them into rows.
         """
-        x = tokens.flatten(0, 1)
+        return self.apply_to(tokens, self.matrices())
+
+    def matrices(self) -> list[tuple[Tensor, Tensor | None]]:
+        """Return both convolutions as products: (2*2*D)xC for CxDx2x2, and their biases."""
+        convolutions = (layer for layer in self if isinstance(layer, nn.ConvTranspose2d))
+        return [
+            (each.weight.permute(2, 3, 1, 0).flatten(0, 2), _repeated(each.bias))
+            for each in convolutions
+        ]
+
+    def apply_to(self, tokens: Tensor, matrices: Sequence[tuple[Tensor, Tensor | None]]) -> Tensor:
+        """Upscale tokens as `forward` does, with its `matrices`, made once for several calls."""
+        x, products = tokens.flatten(0, 1), iter(matrices)
         for layer in self:
-            if isinstance(layer, nn.ConvTranspose2d):
-                x = _upscale_twice(x, layer)
+            if isinstance(layer, nn.ConvTranspose2d):  # MxC -> (4M)xD
+                x = F.linear(x, *next(products)).reshape(-1, layer.out_channels)
             else:
                 x = layer.last(x) if isinstance(layer, LayerNorm2d) else layer(x)
         return x.reshape(tokens.shape[0], -1, x.shape[-1])
 
 
-def _upscale_twice(tokens: Tensor, convolution: nn.ConvTranspose2d) -> Tensor:
-    """Apply a transposed convolution of kernel 2 and stride 2 to M tokens, MxC: (4M)xD."""
-    weight = convolution.weight.permute(2, 3, 1, 0).flatten(0, 2)  # CxDx2x2 -> (2*2*D)xC
-    bias = None if convolution.bias is None else convolution.bias.repeat(4)
-    return F.linear(tokens, weight, bias).reshape(-1, convolution.out_channels)
+def _repeated(bias: Tensor | None) -> Tensor | None:
+    return None if bias is None else bias.repeat(4)
 
 
 def in_rows(masks: Tensor, rows: int, columns: int) -> Tensor:

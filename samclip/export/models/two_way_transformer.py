@@ -250,12 +250,14 @@ class CrossAttention(nn.Module):
         """Give many queries the few `values`, BxNxC, by their `scores`, BxHxNxL: BxLxC.
 
         The softmax is written out: backends transpose for one that is not along the last axis. The
-        shares of a head add up to 1, so a part of the output's bias in each makes the whole of it.
+        shares of a head add up to 1, so a part of the output's bias in each makes the whole of it;
+        multiplied and divided, since the exporter would store a bias that was divided.
         """
         shares = (scores - scores.amax(dim=2, keepdim=True)).exp()
         shares = shares / shares.sum(dim=2, keepdim=True)
         out = self.out_proj.weight.T.reshape(self.num_heads, self.head_dim, -1)  # HxDxC
-        projected = self._heads(self.v_proj(values)) @ out + self.out_proj.bias / self.num_heads
+        projected = self._heads(self.v_proj(values)) @ out  # BxHxNxC
+        projected = (projected * self.num_heads + self.out_proj.bias) / self.num_heads
         return shares.flatten(1, 2).mT @ projected.flatten(1, 2)
 
     def _heads_first(self, x: Tensor) -> Tensor:
