@@ -7,8 +7,8 @@ table small in memory too.
 
 INT8 is symmetric, with one FP32 scale per output channel: w ~ q * s with s = max |w| / 127 and q in
 [-127, 127] (Krishnamoorthi, 2018, sections 2.2 and 3.1.1). It is for the largest factors of
-products, the largest tables and constant tokens, whose channels can be identified. The rest is stored as FP16: small
-weights cost as much accuracy in INT8 as large ones, and save less.
+products, the largest tables and constant tokens, whose channels can be identified. The rest is
+stored as FP16: small weights cost as much accuracy in INT8 as large ones, and save less.
 Vectors (norms, biases) and small tensors stay as they are. So does what a sine or a cosine is
 computed from, such as the cells of SAM's grid and their phases: a phase of 20 would be rounded by
 0.008, and the sine with it. TensorRT takes INT8 constants only in

@@ -373,9 +373,7 @@ class Model:
             ...     scene.size
             (400, 600)
         """
-        form = self._encoder_input
-        if aspects is not None:
-            form = replace(form, canvases=find_canvases(self.manifest, aspects))
+        form = self._encoder_input_for(aspects)
         return self._encode_prepared(self._prepare(image, check_colour(color), form))
 
     def encode_all(self, images: Iterable[Any], *, color: str = "rgb") -> Iterator[Scene]:
@@ -615,12 +613,17 @@ class Model:
 
     @as_memory_error
     def encode_resized(
-        self, resized: NDArray[np.float32], original_size: tuple[int, int]
+        self,
+        resized: NDArray[np.float32],
+        original_size: tuple[int, int],
+        *,
+        aspects: str | Sequence[str] | None = None,
     ) -> Features:
         """Run the encoder on an image that was resized by the caller: its features.
 
         `resized`: hxwx3 RGB in [0, 255], whose longer side is the encoder's input side;
-        `original_size`: (h, w) before. For `SamPredictor.set_torch_image`; `encode` resizes.
+        `original_size`: (h, w) before; `aspects` as for `encode`. For
+        `SamPredictor.set_torch_image`; `encode` resizes.
         Raises ImageError for other sizes, ClosedError, EngineRunError.
         """
         whole = Letterbox.fit(original_size, self.manifest.preprocessing.image_size)
@@ -629,15 +632,23 @@ class Model:
                 f"a resized image must be {whole.input_size} x 3 for an original of (h, w) = "
                 f"{original_size}; got {resized.shape}. Resize it by transform.apply_image."
             )
-        letterbox = self._encoder_input.fit_exactly(original_size)
+        form = self._encoder_input_for(aspects)
+        letterbox = form.fit_exactly(original_size)
         if letterbox.input_size != whole.input_size:
             raise ImageError(
                 f"no encoder of bundle {self.manifest.name!r} holds a resized image of "
                 f"{whole.input_size}, only of {self.bundle.canvases}. Give the image itself to "
                 "encode, which makes it smaller."
             )
-        feeds = self._encoder_input.place(resized, letterbox.canvas)
+        feeds = form.place(resized, letterbox.canvas)
         return self._run_encoder(feeds, letterbox, self._counter)
+
+    def _encoder_input_for(self, aspects: str | Sequence[str] | None) -> EncoderInput:
+        """Return the form of the encoder's input, for some of the shapes; InputError."""
+        form = self._encoder_input
+        if aspects is None:
+            return form
+        return replace(form, canvases=find_canvases(self.manifest, aspects))
 
     @cached_property
     def _encoder_input(self) -> EncoderInput:
