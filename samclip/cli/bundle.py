@@ -112,12 +112,12 @@ def print_bundle(bundle: Bundle, verified: bool, signer: str | None, wide: bool)
     say(out, f"{manifest.name}  {bundle.path}", style="bold")
     for table, less in (
         (tables.summary_table(manifest), ()),
-        (tables.graphs_table(manifest), ("opset", "attention", "backends")),
-        (tables.tensors_table(manifest), ()),
+        (tables.graphs_table(manifest, wide), ("opset", "attention", "backends")),
+        (tables.tensors_table(manifest, wide), ()),
         (tables.files_table(manifest), ()),
         (tables.provenance_table(manifest), ()),
-        (tables.parity_table(manifest), ("variants x photos",)),
-        (tables.rounding_table(manifest), ("measure", "weights")),
+        (tables.parity_table(manifest, wide), ("variants x photos",)),
+        (tables.rounding_table(manifest, wide), ("measure", "weights")),
         (tables.gates_table(manifest), ("photos", "samples")),
         (tables.exceptions_table(manifest), ()),
     ):
@@ -125,6 +125,12 @@ def print_bundle(bundle: Bundle, verified: bool, signer: str | None, wide: bool)
             tables.print_table(tables.fit_words(table, less, wide=wide), wide)
     origin = manifest.provenance
     say(out, f"exported with samclip {origin.samclip}, torch {origin.torch}, onnx {origin.onnx}")
+    if not wide and len(manifest.canvases) > 1:
+        say(
+            out,
+            "the graphs above are those of the first shape, and errors the worst of all shapes; "
+            "--wide lists each shape",
+        )
     if origin.notes:
         say(out, f"notes: {origin.notes}")
     print_auto(examine_auto(bundle))

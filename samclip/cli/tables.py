@@ -271,11 +271,11 @@ def _describe_text(manifest: Manifest) -> str:
     return f"{text.model}, {text.embed_dim}-d, templates: {templates}; {source}"
 
 
-def graphs_table(manifest: Manifest) -> Table:
-    """List every variant of every graph."""
+def graphs_table(manifest: Manifest, all_shapes: bool = True) -> Table:
+    """List every variant of every graph; without `all_shapes`, of those for the first shape."""
     columns = ("graph", "file", "precision", "weights", "attention", "opset", "backends")
     table = make_table(*columns, left=[name for name in columns if name != "opset"])
-    for name, graph in _graphs(manifest).items():
+    for name, graph in _graphs(manifest, all_shapes).items():
         for variant in graph.variants:
             attention = variant.attention or "-"
             backends = ", ".join(map(variant.reader, variant.backends))
@@ -285,11 +285,11 @@ def graphs_table(manifest: Manifest) -> Table:
     return table
 
 
-def tensors_table(manifest: Manifest) -> Table:
-    """List the inputs and outputs of every graph with their shapes."""
+def tensors_table(manifest: Manifest, all_shapes: bool = True) -> Table:
+    """List the inputs and outputs of every graph, or of those for the first shape."""
     rows = [
         (name, direction, spec.name, spec.dtype, " x ".join(map(str, spec.shape)) or "scalar")
-        for name, graph in _graphs(manifest).items()
+        for name, graph in _graphs(manifest, all_shapes).items()
         for direction, specs in (("in", graph.inputs), ("out", graph.outputs))
         for spec in specs
     ]
@@ -314,13 +314,19 @@ def provenance_table(manifest: Manifest) -> Table:
     return table
 
 
-def parity_table(manifest: Manifest) -> Table:
-    """List the worst error of each output against the torch model, over all photos."""
+def parity_table(manifest: Manifest, all_shapes: bool = True) -> Table:
+    """List the worst error of each output against the torch model, over all photos.
+
+    Without `all_shapes` the worst of all shapes of a graph is one row.
+    """
+    from samclip.runtime.bundles.manifest import base_name
+
     columns = ("graph", "output", "variants x photos", "worst error", "tolerance")
     table = make_table(*columns, left=columns[:2])
     by_output: dict[tuple[str, str], list[ParityRow]] = {}
     for row in manifest.parity:
-        by_output.setdefault((row.graph, row.output), []).append(row)
+        graph = row.graph if all_shapes else base_name(row.graph)
+        by_output.setdefault((graph, row.output), []).append(row)
     for (graph, output), rows in by_output.items():
         worst = max(rows, key=lambda row: row.max_rel_error / row.tolerance)
         errors = (f"{worst.max_rel_error:.1e}", f"{worst.tolerance:.0e}")
@@ -328,17 +334,22 @@ def parity_table(manifest: Manifest) -> Table:
     return table
 
 
-def rounding_table(manifest: Manifest) -> Table:
-    """List how far rounded weights moved each output, on the photo where they moved it most."""
+def rounding_table(manifest: Manifest, all_shapes: bool = True) -> Table:
+    """List how far rounded weights moved each output, on the photo where they moved it most.
+
+    Without `all_shapes` the worst of all shapes of a graph is one row.
+    """
+    from samclip.runtime.bundles.manifest import base_name
+
     columns = ("graph", "output", "weights", "measure", "worst", "limit", "photo")
     table = make_table(*columns, left=("graph", "output", "weights", "measure", "photo"))
     worst: dict[tuple[str, str], RoundingRow] = {}
     for row in manifest.rounding:
-        key = (row.graph, row.output)
+        key = (row.graph if all_shapes else base_name(row.graph), row.output)
         if key not in worst or row.margin < worst[key].margin:
             worst[key] = row
-    for row in worst.values():
-        names = (cell(row.graph), cell(row.output), row.weights_dtype, row.measure)
+    for (graph, output), row in worst.items():
+        names = (cell(graph), cell(output), row.weights_dtype, row.measure)
         table.add_row(*names, f"{row.value:.5f}", f"{row.limit:g}", cell(row.image))
     return table
 
@@ -372,7 +383,7 @@ def exceptions_table(manifest: Manifest) -> Table:
     return text_table(("precision", "what", "why"), rows)
 
 
-def _graphs(manifest: Manifest) -> dict[str, Graph]:
+def _graphs(manifest: Manifest, all_shapes: bool = True) -> dict[str, Graph]:
     """Return the graphs that the bundle has, by name, in the order in which they run."""
     names = (
         "encoder",
@@ -389,5 +400,9 @@ def _graphs(manifest: Manifest) -> dict[str, Graph]:
     )
     from samclip.runtime.bundles.manifest import base_name
 
-    graphs = manifest.all_graphs
+    graphs = {
+        name: graph
+        for name, graph in manifest.all_graphs.items()
+        if all_shapes or base_name(name) == name
+    }
     return {name: graphs[name] for name in sorted(graphs, key=lambda n: names.index(base_name(n)))}

@@ -42,7 +42,7 @@ class DeviceTensor:
         >>> import numpy as np
         >>> tensor = scene.tensor("image_embeddings")
         >>> tensor.device, np.from_dlpack(tensor).shape
-        ('cpu', (1, 256, 64, 64))
+        ('cpu', (1, 256, 48, 64))
     """
 
     def __init__(self, tensor: Tensor) -> None:

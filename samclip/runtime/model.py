@@ -39,6 +39,7 @@ from samclip.runtime.backend_choice import (
     check_precision,
     first_encoder,
     start_fastest,
+    waits_for_a_shape,
 )
 from samclip.runtime.bundles.aspects import find_canvases
 from samclip.runtime.bundles.bundle import Bundle
@@ -110,7 +111,7 @@ def load(  # noqa: PLR0913 - each is one choice of a caller
     aspects: str | Sequence[str] | None = None,
     max_shapes: int | None = None,
 ) -> Model:
-    """Load a bundle and make its encoder ready.
+    """Load a bundle and make its encoder ready; on CPUs, where there are several, with an image.
 
     `name_or_path`: a directory, or the name of a bundle in the bundle home or among the bundles
     that come with the package; None means "samclip-tiny".
@@ -143,9 +144,10 @@ def load(  # noqa: PLR0913 - each is one choice of a caller
     on CPU backends; None means no limit. Each graph then runs in a separate process, which is
     ended at the limit (EngineTimeoutError) and started again by the next call.
     `aspects`: for bundles with several shapes of input, those to use, as "16:9" for a camera or
-    ["4:3", "3:4"]; None means all. The encoder of the first is made ready, and the graphs of each
-    other shape when the first image of it comes; they stay, so that several shapes take the memory
-    of several models. An image of yet another shape is padded to one of these, or made smaller.
+    ["4:3", "3:4"]; None means all. The graphs of a shape are made ready when the first image of it
+    comes, and stay: each further shape takes memory. The encoder of one shape alone, and that of
+    the first on a GPU, is made ready here. An image of yet another shape is padded to one of
+    these, or made smaller.
     `max_shapes`: the number of shapes whose graphs are kept ready. For one more, the graphs of the
     shape that was used longest ago are freed, and loaded again when it comes back. None means all.
 
@@ -267,7 +269,8 @@ class Model:
         self._hold = hold_release(bundle.path)
         trial = partial(_make_trial, bundle)
         self._pool = EnginePool(bundle, self._choice.backend, options, precision, trial, max_shapes)
-        self._pool.load(first_encoder(bundle))
+        if not waits_for_a_shape(bundle, self._choice.backend, options):
+            self._pool.load(first_encoder(bundle))
         manifest = bundle.manifest
         self._namer = _namer_of(manifest)
         self._cache_dir = None if cache_dir is None else Path(cache_dir)
@@ -370,9 +373,7 @@ class Model:
             ...     scene.size
             (400, 600)
         """
-        form = self._encoder_input
-        if aspects is not None:
-            form = replace(form, canvases=find_canvases(self.manifest, aspects))
+        form = self._encoder_input_for(aspects)
         return self._encode_prepared(self._prepare(image, check_colour(color), form))
 
     def encode_all(self, images: Iterable[Any], *, color: str = "rgb") -> Iterator[Scene]:
@@ -612,12 +613,17 @@ class Model:
 
     @as_memory_error
     def encode_resized(
-        self, resized: NDArray[np.float32], original_size: tuple[int, int]
+        self,
+        resized: NDArray[np.float32],
+        original_size: tuple[int, int],
+        *,
+        aspects: str | Sequence[str] | None = None,
     ) -> Features:
         """Run the encoder on an image that was resized by the caller: its features.
 
         `resized`: hxwx3 RGB in [0, 255], whose longer side is the encoder's input side;
-        `original_size`: (h, w) before. For `SamPredictor.set_torch_image`; `encode` resizes.
+        `original_size`: (h, w) before; `aspects` as for `encode`. For
+        `SamPredictor.set_torch_image`; `encode` resizes.
         Raises ImageError for other sizes, ClosedError, EngineRunError.
         """
         whole = Letterbox.fit(original_size, self.manifest.preprocessing.image_size)
@@ -626,15 +632,23 @@ class Model:
                 f"a resized image must be {whole.input_size} x 3 for an original of (h, w) = "
                 f"{original_size}; got {resized.shape}. Resize it by transform.apply_image."
             )
-        letterbox = self._encoder_input.fit_exactly(original_size)
+        form = self._encoder_input_for(aspects)
+        letterbox = form.fit_exactly(original_size)
         if letterbox.input_size != whole.input_size:
             raise ImageError(
                 f"no encoder of bundle {self.manifest.name!r} holds a resized image of "
                 f"{whole.input_size}, only of {self.bundle.canvases}. Give the image itself to "
                 "encode, which makes it smaller."
             )
-        feeds = self._encoder_input.place(resized, letterbox.canvas)
+        feeds = form.place(resized, letterbox.canvas)
         return self._run_encoder(feeds, letterbox, self._counter)
+
+    def _encoder_input_for(self, aspects: str | Sequence[str] | None) -> EncoderInput:
+        """Return the form of the encoder's input, for some of the shapes; InputError."""
+        form = self._encoder_input
+        if aspects is None:
+            return form
+        return replace(form, canvases=find_canvases(self.manifest, aspects))
 
     @cached_property
     def _encoder_input(self) -> EncoderInput:

@@ -36,7 +36,9 @@ class SamPredictor:
     Methods, arguments and results are those of segment-anything's `SamPredictor`, as numpy arrays;
     `predict_torch` also takes tensors of torch, and then returns tensors. Three things differ:
     boxes are clamped to the image, points outside it are refused, see `parse_prompts`, and
-    `features` are a copy. A predictor is not for several threads at once; share its `Model`.
+    `features` are a copy. Where a bundle has several shapes of input, images are encoded on the
+    square, so that all sizes are SAM's; `Model.encode` takes the shape of the image, and is faster.
+    A predictor is not for several threads at once; share its `Model`.
 
     Examples:
         >>> import numpy as np
@@ -55,6 +57,8 @@ class SamPredictor:
         self._model = model
         self._transform = ResizeLongestSide(model.manifest.preprocessing.image_size)
         self._features: Features | None = None
+        side = model.manifest.preprocessing.image_size
+        self._aspects = "1:1" if (side, side) in model.bundle.canvases else None
 
     @property
     def model(self) -> Model:
@@ -105,8 +109,8 @@ class SamPredictor:
             raise ImageError(f"image_format must be 'RGB' or 'BGR'; got {brief(image_format)}.")
         pixels = as_pixels(image)
         self.reset_image()
-        scene = self.model.encode(pixels if image_format == "RGB" else pixels[..., ::-1])
-        self._features = scene.features
+        ordered = pixels if image_format == "RGB" else pixels[..., ::-1]
+        self._features = self.model.encode(ordered, aspects=self._aspects).features
 
     def set_torch_image(self, transformed_image: Any, original_image_size: Any) -> None:
         """Encode an image that `transform` has resized: 1x3xhxw RGB in [0, 255].
@@ -137,7 +141,8 @@ class SamPredictor:
             )
         self.reset_image()
         resized = array[0].transpose(1, 2, 0).astype(np.float32)  # 1x3xhxw -> hxwx3
-        self._features = self.model.encode_resized(resized, check_size(original_image_size))
+        size = check_size(original_image_size)
+        self._features = self.model.encode_resized(resized, size, aspects=self._aspects)
 
     def predict(
         self,

@@ -120,7 +120,10 @@ class Scene(Viewable):
     @property
     @as_memory_error
     def image_embeddings(self) -> NDArray[np.float32]:
-        """SAM's embedding of the image, copied to the host: 1x256xGxG float32."""
+        """SAM's embedding of the image, copied to the host: 1x256xGxG float32.
+
+        On a shape of input other than the square it has fewer rows or columns.
+        """
         return self._features.image_embeddings()
 
     @property
@@ -136,8 +139,8 @@ class Scene(Viewable):
     def tensor(self, name: str) -> DeviceTensor:
         """Return an output of the encoder on the device that computed it, without a copy.
 
-        "image_embeddings": SAM's, 1x256xGxG float32; "backbone_features": before SAM's neck. torch,
-        cupy, jax and numba take it as it is, see `DeviceTensor`. It stays valid after `close` of
+        "image_embeddings": that of `Scene.image_embeddings`; "backbone_features": before SAM's
+        neck. torch, cupy, jax and numba take it as it is, see `DeviceTensor`. It stays valid after `close` of
         scene and model. Do not write to it: this scene's tasks read the same memory. Raises
         InputError for another name, ClosedError.
 
@@ -145,7 +148,7 @@ class Scene(Viewable):
             >>> scene.tensor_names
             ('backbone_features', 'image_embeddings')
             >>> scene.tensor("image_embeddings").shape
-            (1, 256, 64, 64)
+            (1, 256, 48, 64)
         """
         return self._features.tensor(name)
 

@@ -51,7 +51,7 @@ def test_the_program_gets_the_masks_of_the_runtime(written: Path, photo: NDArray
     click = program.segment(embedding, [[290, 150]], [1])
     # The same pixels: the same embedding.
     with (
-        samclip.load(backend="onnxruntime") as model,
+        samclip.load(backend="onnxruntime", aspects="1:1") as model,
         model.encode(program.picture) as scene,
     ):
         np.testing.assert_array_equal(embedding, scene.image_embeddings)

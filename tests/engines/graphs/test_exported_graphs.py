@@ -20,6 +20,7 @@ from samclip.engines.graphs.parsed import DTYPES, ParsedGraph, parse_model
 from samclip.engines.graphs.sizes import Dim
 from samclip.export.graph_files import GraphFiles
 from samclip.export.graphs import MAX_OPSET, MIN_OPSET
+from samclip.runtime.bundles.manifest import base_name
 from samclip.runtime.bundles.weights import parse_weights
 
 PACKAGED = Path(samclip.__file__).parent / "assets" / "bundles" / "samclip-tiny"
@@ -29,7 +30,8 @@ MANY = ("clip_text", "vit", "ovsam")  # families written in every opset
 
 def packaged() -> Iterator[tuple[str, bytes, bytes]]:
     for file in sorted(PACKAGED.glob("*.onnx")):
-        yield file.stem, file.read_bytes(), file.with_suffix(".safetensors").read_bytes()
+        weights = PACKAGED / f"{base_name(file.stem)}.safetensors"  # one for all shapes
+        yield file.stem, file.read_bytes(), weights.read_bytes()
 
 
 def graphs_of(files: GraphFiles) -> Iterator[tuple[str, bytes, bytes]]:

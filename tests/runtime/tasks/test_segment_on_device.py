@@ -58,7 +58,8 @@ def scene(request: pytest.FixtureRequest, bundle: Path) -> Iterator[Scene]:
     if request.param == "openvino":
         pytest.importorskip("openvino")
     photo = load_image(photo_paths()[1])[3:, :-7]  # no round numbers
-    with samclip.load(bundle, request.param, threads=1) as model, model.encode(photo) as scene:
+    options: dict[str, Any] = {"threads": 1, "aspects": "1:1"}  # that the upscaler is made for
+    with samclip.load(bundle, request.param, **options) as model, model.encode(photo) as scene:
         yield scene
 
 
@@ -89,7 +90,7 @@ def test_masks_are_those_of_segment(scene: Scene, multimask: bool) -> None:
 
 
 def test_encoder_outputs_are_lent_and_outlive_scene_and_model(bundle: Path) -> None:
-    model = samclip.load(bundle, "onnxruntime", threads=1)
+    model = samclip.load(bundle, "onnxruntime", threads=1, aspects="1:1")
     scene = model.encode(photo_paths()[1])
     assert set(scene.tensor_names) == {"backbone_features", "image_embeddings"}
     lent = scene.tensor("image_embeddings")
