@@ -18,12 +18,11 @@ from msgspec.structs import replace
 
 from samclip.errors import ExportError
 from samclip.export.canvases import at_canvases, share_weights_files, weights_owner
-from samclip.export.exportable import Exportable
 from samclip.export.families.read_model import read_model
 from samclip.export.graph_files import GraphFiles, with_graphs
 from samclip.export.options import ExportOptions
 from samclip.export.rebuilding.bundle_checkpoint import at_first_canvas
-from samclip.export.verification import GraphPair, Sample, verify
+from samclip.export.verification import GraphPair, verify
 from samclip.export.weight_storage import store_weights
 from samclip.progress import SILENT
 from samclip.runtime.bundles.bundle import Bundle

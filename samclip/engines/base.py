@@ -237,8 +237,9 @@ class Traits:
     on its own cores, take less time than one after the other on all; `captures_graphs`: runs of
     the same shapes are replayed from a captured CUDA graph; `slow_convolutions`: networks of many
     short convolutions run slower on it than on the backends that "auto" takes next;
-    `by_name_alone`: "auto" never takes it; `profiles`: its engines are `engines.profile.Profiled`; `engine_precisions`: what it
-    can compute FP32 graphs in besides FP32, where the processor is made for it, see `Reducing`.
+    `by_name_alone`: "auto" never takes it; `profiles`: its engines are `engines.profile.Profiled`;
+    `engine_precisions`: what it can compute FP32 graphs in besides FP32, where the processor is
+    made for it, see `Reducing`.
     """
 
     lowerings: tuple[str, ...] = ()

@@ -11,9 +11,9 @@ products, the largest tables and constant tokens, whose channels can be identifi
 stored as FP16: small weights cost as much accuracy in INT8 as large ones, and save less.
 Vectors (norms, biases) and small tensors stay as they are. So does what a sine or a cosine is
 computed from, such as the cells of SAM's grid and their phases: a phase of 20 would be rounded by
-0.008, and the sine with it; where FP16 holds the numbers exactly, it is used. TensorRT takes INT8 constants only in
-front of a DequantizeLinear, which ONNX Runtime would not fold. Building a plan expands them first
-(`samclip.engines.plans.network`); ONNX Runtime's TensorRT provider cannot.
+0.008, and the sine with it; where FP16 holds the numbers exactly, it is used. TensorRT takes INT8
+constants only in front of a DequantizeLinear, which ONNX Runtime would not fold. Building a plan
+expands them first (`samclip.engines.plans.network`); ONNX Runtime's TensorRT provider cannot.
 """
 
 from __future__ import annotations

@@ -23,6 +23,8 @@ MASKS, IOUS = "low_res_masks", "iou_predictions"  # outputs of the mask decoder
 BACKBONE, NAME_FEATURES = "backbone_features", "name_features"  # of the encoder
 AGGREGATION, AGGREGATED = "token_aggregation", "aggregated_features"  # a graph, its output
 IMAGE_KEYS, POINT_DECODER = "image_keys", "point_decoder"  # of prompts without masks
+# In place of the mask decoder, on backends that they have a variant for; others do without.
+STAND_INS = frozenset({IMAGE_KEYS, POINT_DECODER})
 # What the former makes of an image and the latter reads.
 IMAGE_SIDE = ("image_tokens", "image_keys", "image_values", "image_queries")
 UPSCALER = "mask_upscaler"

@@ -45,13 +45,14 @@ from samclip.runtime.bundles.aspects import find_canvases
 from samclip.runtime.bundles.bundle import Bundle
 from samclip.runtime.bundles.holds import hold_release
 from samclip.runtime.bundles.home import find_bundle
-from samclip.runtime.bundles.manifest import Manifest
+from samclip.runtime.bundles.manifest import Manifest, base_name
 from samclip.runtime.bundles.signature import chosen_public_key
 from samclip.runtime.clip_tower import ClipOfPhoto, PassCounter, Passes
 from samclip.runtime.devices import check_device, parse_device
 from samclip.runtime.engine_pool import EnginePool
 from samclip.runtime.example_regions import GivenExamples, add_examples, picture_space
 from samclip.runtime.features import Features
+from samclip.runtime.graph_outputs import STAND_INS
 from samclip.runtime.photo import DevicePhoto, Photo
 from samclip.runtime.pixels.encoder_input import DeviceFeeds, EncoderFeeds, EncoderInput
 from samclip.runtime.pixels.image import (
@@ -674,7 +675,8 @@ class Model:
         Raises EngineRunError, BackendUnavailableError, ClosedError.
         """
         for graph in self.bundle.graph_names:
-            self._pool.load(graph)
+            if base_name(graph) not in STAND_INS or self._pool.variant(graph) is not None:
+                self._pool.load(graph)
 
     def close(self) -> None:
         """Wait for calls under way, then free the engines; later calls raise ClosedError.

@@ -36,10 +36,11 @@ from samclip.runtime.backend_choice import check_precision
 from samclip.runtime.bundles.bundle import Bundle
 from samclip.runtime.bundles.files import is_ignored
 from samclip.runtime.bundles.home import find_bundle
-from samclip.runtime.bundles.manifest import FileEntry, Text
+from samclip.runtime.bundles.manifest import FileEntry, Text, base_name
 from samclip.runtime.bundles.signature import chosen_public_key
 from samclip.runtime.bundles.writing import write_entry
 from samclip.runtime.deploy.releases import identify_bundle, own_files
+from samclip.runtime.graph_outputs import STAND_INS
 from samclip.triton.config_text import ModelConfig, Sequences
 from samclip.triton.graph_models import (
     BACKENDS,
@@ -232,7 +233,8 @@ def _fill(
     """Write all models, one after the other, so that the weights of one are in memory at a time."""
     entries: dict[str, FileEntry] = {}
     inner: dict[str, InnerGraph] = {}
-    for graph in track(progress, list(bundle.manifest.all_graphs), "writing models"):
+    graphs = [name for name in bundle.manifest.all_graphs if base_name(name) not in STAND_INS]
+    for graph in track(progress, graphs, "writing models"):
         model = make_graph_model(bundle, graph, f"{name}-{graph}", asked.graphs)
         inner[graph] = InnerGraph(
             model=model.config.name,

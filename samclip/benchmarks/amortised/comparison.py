@@ -16,7 +16,7 @@ from samclip.benchmarks.latency.results import paired_ratio
 from samclip.benchmarks.measurements import Timing
 from samclip.benchmarks.records import Row
 from samclip.benchmarks.roofline.count import GraphWork, count
-from samclip.benchmarks.roofline.counted import Counted, count_graph
+from samclip.benchmarks.roofline.counted import DECODING_GRAPHS, Counted, count_graph
 from samclip.benchmarks.roofline.read_graph import read_graph
 from samclip.benchmarks.rows import make_row
 from samclip.benchmarks.statistics import Estimate, median
@@ -74,22 +74,26 @@ def count_ways(
     }
 
 
-def _count_decoder(model: Counted) -> dict[int, GraphWork]:
-    """Count the mask decoder for each number of prompts of one point."""
-    source = model.backend.sources["mask_decoder"]
+def _count_decoder(model: Counted) -> dict[int, int]:
+    """Count what the decoder's graphs multiply for each number of prompts of one point."""
+    sources = [model.backend.sources.get(graph) for graph in DECODING_GRAPHS]
     found = {}
     for prompts in PROMPTS:
         sizes = {"prompts": prompts, "points": POINT_TOKENS}
-        found[prompts] = count(read_graph(source.onnx, source.name, sizes, source.weights))
+        found[prompts] = sum(
+            count(read_graph(source.onnx, source.name, sizes, source.weights)).macs
+            for source in sources
+            if source is not None
+        )
     return found
 
 
-def cost_of(vision: Sequence[GraphWork], decoder: Mapping[int, GraphWork]) -> Cost:
-    """Add up the graphs that run once, and the decoder for each number of prompts."""
+def cost_of(vision: Sequence[GraphWork], decoder: Mapping[int, int]) -> Cost:
+    """Add up the graphs that run once, and the decoder's work for each number of prompts."""
     once = sum(work.macs for work in vision)
     return Cost(
         parameters=sum(work.parameters for work in vision),
-        macs={prompts: once + work.macs for prompts, work in decoder.items()},
+        macs={prompts: once + macs for prompts, macs in decoder.items()},
     )
 
 

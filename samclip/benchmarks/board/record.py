@@ -51,7 +51,9 @@ STAGES: dict[StageName, tuple[str, ...]] = {
     "encode": (GRAPH_STAGES["encoder"],),
     "head": (GRAPH_STAGES["token_aggregation"], GRAPH_STAGES["clip_head"]),
     "classify": (RESTS[CLASSIFY_TASK],),
-    "decode_prompts": (GRAPH_STAGES["mask_decoder"],),
+    "decode_prompts": tuple(
+        GRAPH_STAGES[graph] for graph in ("mask_decoder", "image_keys", "point_decoder")
+    ),
     "upscale": (RESTS[POINT],),
     "semantic": (RESTS[COARSE],),
     "name_regions": (GRAPH_STAGES["roi_classifier"], GRAPH_STAGES["clip_roi"]),

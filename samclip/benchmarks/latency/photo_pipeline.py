@@ -39,6 +39,8 @@ GRAPH_STAGES = {
     "token_aggregation": "token aggregation",
     "clip_head": "CLIP head",
     "mask_decoder": "mask decoder",
+    "image_keys": "decoder's image side",
+    "point_decoder": "point decoder",
     "text_encoder": "text encoder",
     "roi_classifier": "RoI classifier",
     "clip_roi": "CLIP RoI",

@@ -53,7 +53,7 @@ STAGES = (
     Stage("import samclip"),
     Stage("load: encoder ready", "load", ("encoder",)),
     Stage("encode a photo", "encode"),
-    Stage("segment a point", "segment", ("mask_decoder",)),
+    Stage("segment a point", "segment", ("image_keys", "point_decoder", "mask_decoder")),
     Stage(
         "classify 20 names",
         "classify",

@@ -33,6 +33,7 @@ from samclip.runtime.pixels.image import load_image
 Shapes = dict[str, tuple[int, ...]]
 Run = tuple[str, tuple[tuple[str, tuple[int, ...]], ...]]  # a graph, and its inputs' shapes
 
+DECODING_GRAPHS = ("mask_decoder", "image_keys", "point_decoder")
 NAMING_GRAPHS = ("token_aggregation", "clip_head", "roi_classifier", "clip_roi", "clip_encoder")
 Samples = dict[str, list[float]]  # seconds by graph
 
@@ -111,7 +112,9 @@ def _run_once(counted: Counted, pixels: Any, number: int) -> Iterator[tuple[str,
         scene = encoded.answer
         height, width = scene.size
         point = clock.time(lambda: scene.segment(points=[(width / 2, height / 2)]))
-        yield "mask_decoder", point.inside["mask_decoder"]
+        for graph in DECODING_GRAPHS:
+            if graph in point.inside:
+                yield graph, point.inside[graph]
         if names := names_for(model):
             vocabulary, masks = model.vocabulary(names), point.answer
             named = clock.time(lambda: scene.name(masks, vocabulary))

@@ -24,6 +24,7 @@ from samclip.progress import SILENT, Progress
 from samclip.runtime.bundles.bundle import Bundle
 from samclip.runtime.bundles.manifest import Variant, base_name
 from samclip.runtime.engine_pool import passed_over_notices
+from samclip.runtime.graph_outputs import STAND_INS
 from samclip.runtime.plans.trial import Trials
 
 LOWERINGS = ("fused", "bias", "fold", "wide", "chunk")  # the fastest first
@@ -211,8 +212,11 @@ def _plan_variant(
 
 
 def _graph_names(bundle: Bundle, asked: tuple[str, ...]) -> tuple[str, ...]:
-    """Return the graphs to build; a name without a shape stands for all shapes of that graph."""
-    present = bundle.graph_names
+    """Return the graphs to build; a name without a shape stands for all shapes of that graph.
+
+    The mask decoder's plan does for all prompts.
+    """
+    present = tuple(name for name in bundle.graph_names if base_name(name) not in STAND_INS)
     chosen: list[str] = []
     for name in asked:
         found = [other for other in present if name in {other, base_name(other)}]

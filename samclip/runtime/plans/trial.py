@@ -9,14 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from samclip.engines.base import EngineOptions, GraphSource
+from samclip.engines.base import EngineOptions, GraphSource, Tensor
 from samclip.engines.onnxruntime.backend import CPU
 from samclip.engines.plans.gate.cases import Feeds, Question, Trial, make_noise
 from samclip.engines.plans.gate.measures import MASKS, SCORES, measure_masks
@@ -26,7 +26,7 @@ from samclip.errors import BackendUnavailableError, PlanBuildError
 from samclip.runtime.assets import in_archive, packaged_photos
 from samclip.runtime.bundles.bundle import Bundle
 from samclip.runtime.bundles.manifest import ClipTower, Graph, Manifest, TensorSpec, base_name
-from samclip.runtime.graph_outputs import MASK_STRIDE
+from samclip.runtime.graph_outputs import IMAGE_KEYS, IMAGE_SIDE, MASK_STRIDE, POINT_DECODER
 from samclip.runtime.pixels.clip_input import squashed_input
 from samclip.runtime.pixels.encoder_input import EncoderFeeds, EncoderInput, takes_images
 from samclip.runtime.pixels.image import Letterbox, load_image
@@ -114,10 +114,16 @@ class Trials:
         name = self.bundle.manifest.name_for("encoder", canvas)
         with closing(CPU.load(self.reference(name), EngineOptions())) as encoder:
             for photo, feeds in self.pixels(canvas):
-                results = encoder.run(feeds)
-                encoded = {name: tensor.numpy() for name, tensor in results.items()}
+                encoded = _on_host(encoder.run(feeds))
                 found.append(_Photo(photo.name, photo.letterbox, encoded))
-        return tuple(found)
+        keys = self.bundle.manifest.name_for(IMAGE_KEYS, canvas)
+        if keys not in self.bundle.manifest.all_graphs:
+            return tuple(found)
+        with closing(CPU.load(self.reference(keys), EngineOptions())) as engine:
+            return tuple(
+                replace(photo, encoded={**photo.encoded, **_on_host(engine.run(_side_of(photo)))})
+                for photo in found
+            )
 
 
 @dataclass(frozen=True)
@@ -168,6 +174,8 @@ class _Asker:
                 yield Question(f"crops, {end}", {"images": self._crops(tower, end)})
             return
         taken = inputs & {spec.name for spec in self._manifest.graphs.encoder.outputs}
+        if base_name(name) == POINT_DECODER:
+            taken = inputs & {*IMAGE_SIDE}
         if not taken:
             yield from (Question(end, self._all_made(graph, end)) for end in self._ends(graph))
             return
@@ -297,6 +305,15 @@ def _best_names(patches: Array, names: NDArray[np.float32]) -> NDArray[np.intp]:
     """Return the number of the nearest name of each token; `patches` BxDxhxw, `names` KxD."""
     tokens = np.asarray(patches, np.float32).reshape(*patches.shape[:2], -1)  # BxDxhw
     return np.asarray(np.argmax(names @ tokens, axis=1))  # of BxKxhw
+
+
+def _on_host(results: Mapping[str, Tensor]) -> dict[str, Array]:
+    return {name: tensor.numpy() for name, tensor in results.items()}
+
+
+def _side_of(photo: _Photo) -> Feeds:
+    """Return what the decoder's image side is made of."""
+    return {"image_embeddings": photo.encoded["image_embeddings"]}
 
 
 def _photo_paths() -> list[Path]:

@@ -72,7 +72,7 @@ def test_costs_add_what_runs_once_to_the_decoder() -> None:
 
         return GraphWork("g", parameters, 0, (OperatorWork("MatMul", "float32", 1, macs, 0, 0),))
 
-    found = cost_of([work(100, 7), work(20, 3)], {1: work(1, 50), 10: work(10, 50)})
+    found = cost_of([work(100, 7), work(20, 3)], {1: work(1, 50).macs, 10: work(10, 50).macs})
     assert found == Cost(parameters=10, macs={1: 121, 10: 130})
 
 
