@@ -1,11 +1,18 @@
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pytest
 from fakes import IOUS, fake_model, flag
 from region_fakes import region_model
 
+import samclip
 from samclip.errors import CapabilityError
+from samclip.runtime import engine_pool
+from samclip.runtime.bundles.manifest import Variant, base_name
+from samclip.runtime.engine_pool import EnginePool
 from samclip.runtime.predictor import SamPredictor
 
 POINT = np.asarray([(100, 64)])
@@ -42,3 +49,66 @@ def test_the_predictor_takes_one_mask_if_asked_for_one() -> None:
     assert (masks.shape, scores.shape, low_res.shape) == ((1, 128, 200), (1,), (1, 64, 64))
     with pytest.raises(CapabilityError, match=r"multimask_output=True needs .* three masks"):
         predictor.predict(POINT, np.ones(1))
+
+
+def graphs_of(model: samclip.Model) -> set[tuple[str, int]]:
+    """The graphs that were loaded so far, and how many runs share the cores."""
+    return {(base_name(graph), streams) for graph, streams in model._pool._engines}
+
+
+def test_prompts_without_masks_have_graphs_of_their_own(
+    lite2_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They answer as the whole decoder does, which masks go to, and every prompt without them."""
+    with samclip.load(lite2_bundle, "onnxruntime") as model:
+        scene = model.encode(flag())
+        clicked = scene.segment(points=POINT, boxes=[(20, 20, 150, 100)], return_logits=True)
+        assert graphs_of(model) == {("encoder", 1), ("image_keys", 1), ("point_decoder", 1)}
+        assert clicked.low_res_logits is not None
+        scene.segment(points=POINT, mask=clicked.low_res_logits)
+        assert ("mask_decoder", 1) in graphs_of(model)
+
+    whole = EnginePool.variant
+
+    def without(self: EnginePool, graph: str) -> Variant | None:
+        hidden = base_name(graph) in {"image_keys", "point_decoder"}
+        return None if hidden else whole(self, graph)
+
+    monkeypatch.setattr(EnginePool, "variant", without)
+    with samclip.load(lite2_bundle, "onnxruntime") as model:
+        expected = model.encode(flag()).segment(
+            points=POINT, boxes=[(20, 20, 150, 100)], return_logits=True
+        )
+        assert graphs_of(model) == {("encoder", 1), ("mask_decoder", 1)}
+    np.testing.assert_allclose(clicked.scores, expected.scores, atol=1e-4)
+    assert expected.low_res_logits is not None
+    largest = np.abs(expected.low_res_logits).max()  # float32, in another order
+    np.testing.assert_allclose(clicked.low_res_logits, expected.low_res_logits, atol=1e-4 * largest)
+
+
+def test_many_prompts_are_decoded_in_two_streams(
+    lite2_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine_pool, "usable_cores", lambda: 2)
+    monkeypatch.setattr(engine_pool, "RUNS_IN_STREAMS", 16)
+    asked: dict[str, Any] = {
+        "points_per_side": 4,
+        "pred_iou_thresh": 0,
+        "stability_score_thresh": 0,
+    }
+    with samclip.load(lite2_bundle, "onnxruntime") as model:
+        scene = model.encode(flag())
+        found = scene.everything(**asked)
+        assert ("point_decoder", 2) in graphs_of(model)
+        assert ("point_decoder", 1) not in graphs_of(model)
+        monkeypatch.setattr(engine_pool, "RUNS_IN_STREAMS", 17)
+        expected = scene.everything(**asked)
+        assert ("point_decoder", 1) in graphs_of(model)
+    assert len(found) == len(expected) > 0
+    np.testing.assert_array_equal(found.prompt_index, expected.prompt_index)
+    np.testing.assert_allclose(found.scores, expected.scores, atol=1e-5)
+    assert (found.masks != expected.masks).mean() < 1e-3
+    with samclip.load(lite2_bundle, "onnxruntime", threads=1) as model:
+        assert model._pool.streams_for(1024) == 1  # one core alone
+    with samclip.load(lite2_bundle, "onnxruntime", streams=2) as model:
+        assert model._pool.streams_for(1024) == 1  # the cores are shared out to images

@@ -14,7 +14,13 @@ from samclip.export.models.attention import LOWERINGS, set_attention_lowering
 from samclip.export.models.block import SamVitBlock
 from samclip.export.models.clip_head import ClipHeadConfig, SamClipHead
 from samclip.export.models.conse_head import ConseHead, ConseHeadConfig
-from samclip.export.models.mask_decoder import PromptedMaskDecoder, SamMaskDecoder, in_rows
+from samclip.export.models.mask_decoder import (
+    ImageKeys,
+    PointDecoder,
+    PromptedMaskDecoder,
+    SamMaskDecoder,
+    in_rows,
+)
 from samclip.export.models.merged import MergedConfig, MergedModel, embed_padding, share_weights
 from samclip.export.models.prompt_encoder import OUTSIDE, PromptEncoder
 from samclip.export.models.sam_vit import SamVit, SamVitConfig
@@ -129,10 +135,10 @@ def test_a_decoder_sees_the_squares_padding(canvas: tuple[int, int]) -> None:
         assert relative_error(own_logits, inside) < TOLERANCE
         blind = square(embeddings, points, labels, mask, given)[1][:, :, : 4 * rows, : 4 * columns]
         assert relative_error(blind, inside) > 100 * TOLERANCE  # what is in the padding matters
-    assert torch.equal(
-        shaped.without_masks(own, points, labels)[1],
-        shaped(own, points, labels, own_mask, torch.zeros(1))[1],
-    )
+    unmasked = shaped(own, points, labels, own_mask, torch.zeros(1))[1]
+    assert torch.equal(shaped.without_masks(own, points, labels)[1], unmasked)
+    shared = PointDecoder(shaped)(*ImageKeys(shaped)(own), points, labels)[1]
+    assert relative_error(shared, unmasked) < TOLERANCE
 
 
 @torch.no_grad()

@@ -19,8 +19,14 @@ from reference_segment_anything import (
 from reference_transformers_sam import transformers_sam
 from torch import Tensor
 
+from samclip.export.families.decoder_prompts import decoder_graphs
 from samclip.export.graphs import GraphSpec, export_graph
-from samclip.export.models.mask_decoder import PromptedMaskDecoder, SamMaskDecoder
+from samclip.export.models.mask_decoder import (
+    ImageKeys,
+    PointDecoder,
+    PromptedMaskDecoder,
+    SamMaskDecoder,
+)
 from samclip.export.models.prompt_encoder import PromptEncoder
 
 Prompts = dict[str, Tensor]
@@ -200,6 +206,42 @@ def test_prompts_without_masks_need_no_mask_input(small_decoder: PromptedMaskDec
     found = small_decoder.without_masks(embeddings, given["point_coords"], given["point_labels"])
     for ours, expected in zip(found, small_decoder(embeddings, **given), strict=True):
         assert torch.equal(ours, expected)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("batch", "points"), [(1, 2), (3, 5)])
+def test_an_images_side_is_computed_once(
+    batch: int, points: int, small_decoder: PromptedMaskDecoder
+) -> None:
+    """In torch and as graphs, which need no mask and have none of its convolutions."""
+    image = torch.randn(1, 256, 16, 16)
+    given = prompts(batch, points, image_size=256)
+    expected = small_decoder(image, **given)
+    asked = {key: given[key] for key in ("point_coords", "point_labels")}
+    side = ImageKeys(small_decoder)(image)
+    found = PointDecoder(small_decoder)(*side, *asked.values())
+    for ours, wanted in zip(found, expected, strict=True):
+        assert relative_error(ours, wanted) < 1e-5  # float32, in another order
+
+    inputs = {"image_embeddings": image, **prompts(2, 3, image_size=256)}
+    batched, both = {0: "prompts"}, {0: "prompts", 1: "points"}
+    dynamic = dict.fromkeys(asked, both) | {"mask_input": batched, "has_mask_input": batched}
+    whole = GraphSpec("mask_decoder", small_decoder, inputs, OUTPUTS, dynamic)
+    files = {
+        files.name: files for files in (g.write((), 20) for g in decoder_graphs(lambda: whole))
+    }
+    keys, decoder = (
+        ir.to_proto(next(iter(files[name].models().values()))).SerializeToString()
+        for name in ("image_keys", "point_decoder")
+    )
+    used = {*operators(keys), *operators(decoder)}
+    assert not {"Conv", "OneHot", "NonZero", "If", "Loop", "Range", "Tile"} & used
+    assert [spec.name for spec in files["point_decoder"].graph.inputs[4:]] == list(asked)
+    names = [spec.name for spec in files["image_keys"].graph.outputs]
+    made = dict(zip(names, run_onnx(keys, image_embeddings=image), strict=True))
+    results = run_onnx(decoder, **made, **asked)
+    for result, wanted in zip(results, expected, strict=True):
+        assert relative_error(result, wanted) < 1e-4  # that of any export
 
 
 def exported(decoder: PromptedMaskDecoder, feeds: Prompts, opset: int) -> bytes:

@@ -13,6 +13,7 @@ from reference_segment_anything import (
 )
 from torch import Tensor
 
+from samclip.export.models.mask_decoder import ImageKeys, PointDecoder
 from samclip.export.models.ovsam.decoder import LabelDecoder, PromptedLabelDecoder
 from samclip.export.models.prompt_encoder import PromptEncoder
 
@@ -83,6 +84,8 @@ def test_equals_segment_anything_of_one_mask(
     found = decoder(embeddings(), **given)
     assert found.shape == (3, 1, 4 * GRID, 4 * GRID)
     assert relative_error(found, expected) < 1e-5  # float32
+    (shared,) = PointDecoder(decoder)(*ImageKeys(decoder)(embeddings()), coords, labels)
+    assert relative_error(shared, expected) < 1e-5
 
 
 @torch.no_grad()
