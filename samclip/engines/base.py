@@ -231,8 +231,9 @@ class Traits:
     `on_host`: its tensors lie in the host's memory; `captures_graphs`: runs of the same shapes are
     replayed from a captured CUDA graph; `slow_convolutions`: networks of many short convolutions
     run slower on it than on the backends that "auto" takes next; `by_name_alone`: "auto" never
-    takes it; `profiles`: its engines are `engines.profile.Profiled`; `engine_precisions`: what it
-    can compute FP32 graphs in besides FP32, where the processor is made for it, see `Reducing`.
+    takes it; `profiles`: its engines are `engines.profile.Profiled`; `parallel_loads`: several
+    threads may load graphs at the same time; `engine_precisions`: what it can compute FP32 graphs
+    in besides FP32, where the processor is made for it, see `Reducing`.
     """
 
     lowerings: tuple[str, ...] = ()
@@ -245,6 +246,7 @@ class Traits:
     slow_convolutions: bool = False
     by_name_alone: bool = False
     profiles: bool = False
+    parallel_loads: bool = False
     engine_precisions: tuple[EnginePrecision, ...] = ()
 
 

@@ -81,7 +81,7 @@ class EnginePool:
         self._precision = precision
         self._engines: dict[str, Checked] = {}
         self._shapes = ReadyShapes(bundle.manifest, max_shapes)
-        self._loading = threading.RLock()
+        self._loading: dict[str, threading.RLock] = {}
         self._usage = Usage()
         self._process = os.getpid()
 
@@ -121,10 +121,14 @@ class EnginePool:
             else self._variant(described, self._precision_of(graph, described))
         )
 
-    def load(self, graph: str) -> None:
-        """Load `graph` now instead of on its first run."""
+    def load(self, graph: str, meanwhile: Callable[[], None] | None = None) -> None:
+        """Load `graph` now instead of on its first run.
+
+        `meanwhile`: called in another thread once the graph is read and checked, while the backend
+        makes it ready. Its errors are logged, for debugging alone: they are those of a later use.
+        """
         with self._in_use(graph):
-            self._engine(graph)
+            self._engine(graph, meanwhile)
 
     def run(
         self, graph: str, feeds: Feeds, outputs: Sequence[str] | None = None
@@ -204,17 +208,22 @@ class EnginePool:
         check.check(feeds, results)
         return check, results
 
-    def _engine(self, graph: str) -> Checked:
+    def _engine(self, graph: str, meanwhile: Callable[[], None] | None = None) -> Checked:
         ready = self._engines.get(graph)  # without the lock: another graph may be loading
         if ready is not None:
             return ready
-        with self._loading:  # a signal handler may come here in the middle of a load
+        with self._lock_of(graph):  # a signal handler may come here in the middle of a load
             if graph not in self._engines:
                 self._free_surplus()
-                loaded = self._load(graph)
+                loaded = self._load(graph, meanwhile)
                 if self._engines.setdefault(graph, loaded) is not loaded:
                     loaded[0].close()
             return self._engines[graph]
+
+    def _lock_of(self, graph: str) -> threading.RLock:
+        """Return what is held while a graph is loaded: one lock for all that load one by one."""
+        key = graph if self.backend.traits.parallel_loads else ""
+        return self._loading.setdefault(key, threading.RLock())
 
     def _free_surplus(self) -> None:
         """Free the engines of shapes beyond the bound, before others are loaded."""
@@ -227,7 +236,7 @@ class EnginePool:
         if names:
             _logger.debug("freed %s", ", ".join(names))
 
-    def _load(self, graph: str) -> Checked:
+    def _load(self, graph: str, meanwhile: Callable[[], None] | None = None) -> Checked:
         described = self._described(graph)
         precision = self._precision_of(graph, described)
         version = library_version(self.backend)
@@ -238,6 +247,8 @@ class EnginePool:
         source = replace(read(), again=read, trial=trial)
         rows = None if source.signature is None else source.signature.token_rows
         options = self._admitted(graph, source)
+        if meanwhile is not None:
+            threading.Thread(target=_try, args=(meanwhile,), name="samclip-load").start()
         with debug_time("made %s ready on %s", graph, self.backend.name):
             engine = self.backend.load(source, options)
         return engine, OutputCheck(graph, described, self.bundle.manifest, rows)
@@ -283,6 +294,14 @@ class EnginePool:
         wanted = self._precision
         offered = self._variant(graph, wanted) is not None
         return wanted if base_name(name) == "encoder" or offered else None
+
+
+def _try(work: Callable[[], None]) -> None:
+    """Do work ahead of its use, which meets the same error if there is one."""
+    try:
+        work()
+    except Exception:  # whatever it is, the use raises it
+        _logger.debug("what was begun ahead of its use failed", exc_info=True)
 
 
 def check_stack() -> None:

@@ -84,7 +84,6 @@ CPU_PROVIDER = "CPUExecutionProvider"
 EXTERNAL_FOLDER = "session.model_external_initializers_file_folder_path"
 # Q/DQ pairs are then computed in FP32: slower, and right.
 EXACT_INT8 = "session.disable_quant_qdq"
-FATAL = 4  # severity of logging: all below is raised as an exception too
 SLOW_ON_CPU = ["SkipLayerNormFusion"]
 CUDA_OPTIONS = {
     "arena_extend_strategy": "kSameAsRequested",
@@ -347,6 +346,7 @@ CPU = OnnxRuntimeBackend(
         contrib_operators=True,
         on_host=True,
         profiles=True,
+        parallel_loads=True,
     ),
 )
 CUDA = OnnxRuntimeBackend(
@@ -381,7 +381,7 @@ def _owner(device: str) -> str:
 def _settings(library: Any, options: EngineOptions, device: str) -> Any:
     settings = library.SessionOptions()
     settings.intra_op_num_threads = options.threads_per_run(usable_cores())
-    settings.log_severity_level = FATAL
+    settings.log_severity_level = arena.FATAL
     settings.enable_mem_pattern = False
     settings.enable_mem_reuse = device != "cpu"
     # Else it would read external data from the disk, unverified.
