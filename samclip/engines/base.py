@@ -307,6 +307,21 @@ class Reducing(Protocol):
         ...
 
 
+@runtime_checkable
+class Keeping(Protocol):
+    """A backend that keeps large graphs on the disk as it optimised them."""
+
+    def find_kept(
+        self, graph: GraphKey, options: EngineOptions
+    ) -> Callable[[], Engine | None] | None:
+        """Return what loads a graph with these digests as an earlier load optimised it.
+
+        None where nothing is kept. What is returned verifies it first, and returns None for what is
+        damaged. Only graphs without `token_rows` are kept, see `GraphSignature`.
+        """
+        ...
+
+
 def library_version(backend: Backend) -> str | None:
     """Return the version of a backend's library, None where it does not matter or is unknown."""
     return backend.version if isinstance(backend, Versioned) else None

@@ -25,6 +25,7 @@ from samclip.engines.base import (
     EngineOptions,
     EnginePrecision,
     GraphSource,
+    Keeping,
     Tensor,
     library_version,
 )
@@ -240,6 +241,10 @@ class EnginePool:
         described = self._described(graph)
         precision = self._precision_of(graph, described)
         version = library_version(self.backend)
+        begin = _once(meanwhile)
+        kept = self._load_kept(graph, described, precision, begin)
+        if kept is not None:
+            return kept, OutputCheck(graph, described, self.bundle.manifest)
         for notice in passed_over_notices(graph, described, self.backend.name, precision, version):
             _logger.info(notice)
         read = partial(self.bundle.source, graph, self.backend.name, precision, version)
@@ -247,11 +252,28 @@ class EnginePool:
         source = replace(read(), again=read, trial=trial)
         rows = None if source.signature is None else source.signature.token_rows
         options = self._admitted(graph, source)
-        if meanwhile is not None:
-            threading.Thread(target=_try, args=(meanwhile,), name="samclip-load").start()
+        begin()
         with debug_time("made %s ready on %s", graph, self.backend.name):
             engine = self.backend.load(source, options)
         return engine, OutputCheck(graph, described, self.bundle.manifest, rows)
+
+    def _load_kept(
+        self, graph: str, described: Graph, precision: str | None, begin: Callable[[], None]
+    ) -> Engine | None:
+        """Load a graph as an earlier load optimised it; None where nothing sound is kept."""
+        variant = self._variant(described, precision)
+        if variant is None or self._options.precision != FULL:
+            return None
+        if not isinstance(self.backend, Keeping):
+            return None
+        load = self.backend.find_kept(self.bundle.graph_key(graph, variant), self._options)
+        if load is None:
+            return None
+        begin()
+        with debug_time(
+            "made %s ready on %s, as it was optimised before", graph, self.backend.name
+        ):
+            return load()
 
     def _admitted(self, graph: str, source: GraphSource) -> EngineOptions:
         """Return the options of a graph's engine: in fewer bits only where it was judged here.
@@ -294,6 +316,17 @@ class EnginePool:
         wanted = self._precision
         offered = self._variant(graph, wanted) is not None
         return wanted if base_name(name) == "encoder" or offered else None
+
+
+def _once(work: Callable[[], None] | None) -> Callable[[], None]:
+    """Return a function that begins `work` in another thread, the first time that it is called."""
+    waiting = [] if work is None else [work]
+
+    def begin() -> None:
+        while waiting:
+            threading.Thread(target=_try, args=(waiting.pop(),), name="samclip-load").start()
+
+    return begin
 
 
 def _try(work: Callable[[], None]) -> None:

@@ -1,4 +1,4 @@
-"""How large an image may be, checked without any library for images."""
+"""The limit of an image's pixels, checked without any library for images."""
 
 from __future__ import annotations
 
