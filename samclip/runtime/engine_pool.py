@@ -25,6 +25,7 @@ from samclip.engines.base import (
     EngineOptions,
     EnginePrecision,
     GraphSource,
+    Keeping,
     Tensor,
     library_version,
 )
@@ -81,7 +82,7 @@ class EnginePool:
         self._precision = precision
         self._engines: dict[str, Checked] = {}
         self._shapes = ReadyShapes(bundle.manifest, max_shapes)
-        self._loading = threading.RLock()
+        self._loading: dict[str, threading.RLock] = {}
         self._usage = Usage()
         self._process = os.getpid()
 
@@ -121,10 +122,14 @@ class EnginePool:
             else self._variant(described, self._precision_of(graph, described))
         )
 
-    def load(self, graph: str) -> None:
-        """Load `graph` now instead of on its first run."""
+    def load(self, graph: str, meanwhile: Callable[[], None] | None = None) -> None:
+        """Load `graph` now instead of on its first run.
+
+        `meanwhile`: called in another thread once the graph is read and checked, while the backend
+        makes it ready. Its errors are logged, for debugging alone: they are those of a later use.
+        """
         with self._in_use(graph):
-            self._engine(graph)
+            self._engine(graph, meanwhile)
 
     def run(
         self, graph: str, feeds: Feeds, outputs: Sequence[str] | None = None
@@ -204,17 +209,22 @@ class EnginePool:
         check.check(feeds, results)
         return check, results
 
-    def _engine(self, graph: str) -> Checked:
+    def _engine(self, graph: str, meanwhile: Callable[[], None] | None = None) -> Checked:
         ready = self._engines.get(graph)  # without the lock: another graph may be loading
         if ready is not None:
             return ready
-        with self._loading:  # a signal handler may come here in the middle of a load
+        with self._lock_of(graph):  # a signal handler may come here in the middle of a load
             if graph not in self._engines:
                 self._free_surplus()
-                loaded = self._load(graph)
+                loaded = self._load(graph, meanwhile)
                 if self._engines.setdefault(graph, loaded) is not loaded:
                     loaded[0].close()
             return self._engines[graph]
+
+    def _lock_of(self, graph: str) -> threading.RLock:
+        """Return what is held while a graph is loaded: one lock for all that load one by one."""
+        key = graph if self.backend.traits.parallel_loads else ""
+        return self._loading.setdefault(key, threading.RLock())
 
     def _free_surplus(self) -> None:
         """Free the engines of shapes beyond the bound, before others are loaded."""
@@ -227,10 +237,14 @@ class EnginePool:
         if names:
             _logger.debug("freed %s", ", ".join(names))
 
-    def _load(self, graph: str) -> Checked:
+    def _load(self, graph: str, meanwhile: Callable[[], None] | None = None) -> Checked:
         described = self._described(graph)
         precision = self._precision_of(graph, described)
         version = library_version(self.backend)
+        begin = _once(meanwhile)
+        kept = self._load_kept(graph, described, precision, begin)
+        if kept is not None:
+            return kept, OutputCheck(graph, described, self.bundle.manifest)
         for notice in passed_over_notices(graph, described, self.backend.name, precision, version):
             _logger.info(notice)
         read = partial(self.bundle.source, graph, self.backend.name, precision, version)
@@ -238,9 +252,28 @@ class EnginePool:
         source = replace(read(), again=read, trial=trial)
         rows = None if source.signature is None else source.signature.token_rows
         options = self._admitted(graph, source)
+        begin()
         with debug_time("made %s ready on %s", graph, self.backend.name):
             engine = self.backend.load(source, options)
         return engine, OutputCheck(graph, described, self.bundle.manifest, rows)
+
+    def _load_kept(
+        self, graph: str, described: Graph, precision: str | None, begin: Callable[[], None]
+    ) -> Engine | None:
+        """Load a graph as an earlier load optimised it; None where nothing sound is kept."""
+        variant = self._variant(described, precision)
+        if variant is None or self._options.precision != FULL:
+            return None
+        if not isinstance(self.backend, Keeping):
+            return None
+        load = self.backend.find_kept(self.bundle.graph_key(graph, variant), self._options)
+        if load is None:
+            return None
+        begin()
+        with debug_time(
+            "made %s ready on %s, as it was optimised before", graph, self.backend.name
+        ):
+            return load()
 
     def _admitted(self, graph: str, source: GraphSource) -> EngineOptions:
         """Return the options of a graph's engine: in fewer bits only where it was judged here.
@@ -283,6 +316,25 @@ class EnginePool:
         wanted = self._precision
         offered = self._variant(graph, wanted) is not None
         return wanted if base_name(name) == "encoder" or offered else None
+
+
+def _once(work: Callable[[], None] | None) -> Callable[[], None]:
+    """Return a function that begins `work` in another thread, the first time that it is called."""
+    waiting = [] if work is None else [work]
+
+    def begin() -> None:
+        while waiting:
+            threading.Thread(target=_try, args=(waiting.pop(),), name="samclip-load").start()
+
+    return begin
+
+
+def _try(work: Callable[[], None]) -> None:
+    """Do work ahead of its use, which meets the same error if there is one."""
+    try:
+        work()
+    except Exception:  # whatever it is, the use raises it
+        _logger.debug("what was begun ahead of its use failed", exc_info=True)
 
 
 def check_stack() -> None:
