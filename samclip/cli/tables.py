@@ -391,6 +391,8 @@ def _graphs(manifest: Manifest, all_shapes: bool = True) -> dict[str, Graph]:
         "clip_head",
         "clip_encoder",
         "mask_decoder",
+        "image_keys",
+        "point_decoder",
         "mask_upscaler",
         "roi_classifier",
         "clip_roi",

@@ -165,6 +165,11 @@ class EngineOptions:
         if self.threads is not None and self.threads < 1:
             raise EngineRunError(f"threads must be at least 1 or None, got {self.threads}.")
 
+    def in_streams(self, streams: int) -> EngineOptions:
+        """Return the options of an engine that shares the cores among so many runs at once."""
+        threads = None if self.threads is None else max(1, self.threads // streams)
+        return replace(self, threads=threads, streams=streams)
+
     def threads_per_run(self, cores: int) -> int:
         """Return `threads`, or a stream's share of `cores`."""
         return self.threads or max(1, cores // self.streams)
@@ -228,12 +233,13 @@ class Traits:
     `int8_weights`: whether it reads weights that are stored as INT8 and computed in FP32;
     `contrib_operators`: whether it has ONNX Runtime's operators of the domain `com.microsoft`.
 
-    `on_host`: its tensors lie in the host's memory; `captures_graphs`: runs of the same shapes are
-    replayed from a captured CUDA graph; `slow_convolutions`: networks of many short convolutions
-    run slower on it than on the backends that "auto" takes next; `by_name_alone`: "auto" never
-    takes it; `profiles`: its engines are `engines.profile.Profiled`; `parallel_loads`: several
-    threads may load graphs at the same time; `engine_precisions`: what it can compute FP32 graphs
-    in besides FP32, where the processor is made for it, see `Reducing`.
+    `on_host`: its tensors lie in the host's memory; `gains_by_streams`: several runs at once, each
+    on its own cores, take less time than one after the other on all; `captures_graphs`: runs of
+    the same shapes are replayed from a captured CUDA graph; `slow_convolutions`: networks of many
+    short convolutions run slower on it than on the backends that "auto" takes next;
+    `by_name_alone`: "auto" never takes it; `profiles`: its engines are `engines.profile.Profiled`;
+    `parallel_loads`: several threads may load graphs at the same time; `engine_precisions`: what it
+    can compute FP32 graphs in besides FP32, where the processor is made for it, see `Reducing`.
     """
 
     lowerings: tuple[str, ...] = ()
@@ -242,6 +248,7 @@ class Traits:
     int8_weights: bool = True
     contrib_operators: bool = False
     on_host: bool = False
+    gains_by_streams: bool = False
     captures_graphs: bool = False
     slow_convolutions: bool = False
     by_name_alone: bool = False

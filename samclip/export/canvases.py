@@ -20,10 +20,13 @@ from samclip.export.graph_files import GraphFiles, externalise
 from samclip.export.graphs import GraphPlan
 from samclip.export.verification import Sample
 from samclip.runtime.bundles.manifest import MAX_SHAPES, Variant, base_name, shaped_name
+from samclip.runtime.graph_outputs import IMAGE_KEYS, POINT_DECODER
 
 AUTO = "auto"
 DEFAULT_ASPECTS = ("1:1", "4:3", "16:9")
 MAX_ASPECT = 16
+# Graphs that are made of another one's weights, and lie on its weights file.
+WEIGHTS_OF = {IMAGE_KEYS: "mask_decoder", POINT_DECODER: "mask_decoder"}
 Size = tuple[int, int]
 
 
@@ -125,14 +128,23 @@ def _called(graph: GraphPlan, name: str) -> GraphPlan:
 
 
 def share_weights_files(graphs: Sequence[GraphFiles]) -> list[GraphFiles]:
-    """Return the graphs with one weights file for all shapes of each: that of the first shape."""
+    """Return the graphs with one weights file for all shapes of each: that of the first shape.
+
+    Graphs of another one's weights lie on the file of that one, see `weights_owner`.
+    """
     groups: dict[str, list[GraphFiles]] = {}
     for files in graphs:
-        groups.setdefault(base_name(files.name), []).append(files)
+        groups.setdefault(weights_owner(files.name), []).append(files)
     shared: dict[str, GraphFiles] = {}
     for group in groups.values():
         shared |= {files.name: files for files in (group if len(group) == 1 else _share(group))}
     return [shared[files.name] for files in graphs]
+
+
+def weights_owner(graph: str) -> str:
+    """Return the field of `Graphs` whose weights a graph has: its own, or the mask decoder's."""
+    base = base_name(graph)
+    return WEIGHTS_OF.get(base, base)
 
 
 def _share(group: Sequence[GraphFiles]) -> list[GraphFiles]:

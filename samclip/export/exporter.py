@@ -13,7 +13,12 @@ from msgspec.structs import replace
 
 from samclip.engines.graphs.gate import check_source
 from samclip.errors import ExportError, GraphError
-from samclip.export.canvases import at_canvases, canvases_of, share_weights_files
+from samclip.export.canvases import (
+    at_canvases,
+    canvases_of,
+    share_weights_files,
+    weights_owner,
+)
 from samclip.export.exportable import Exportable
 from samclip.export.families.read_model import read_model
 from samclip.export.graph_files import GraphFiles, described, with_graphs, without_unused
@@ -185,7 +190,7 @@ def write_graphs(
 
 
 def _store(files: GraphFiles, options: ExportOptions) -> GraphFiles:
-    return store_weights(files, options.weights_dtype.of(base_name(files.name)))
+    return store_weights(files, options.weights_dtype.of(weights_owner(files.name)))
 
 
 def _take_samples(

@@ -89,7 +89,7 @@ class LoweredGraph:
 
 @dataclass(frozen=True)
 class PlainGraph:
-    """A graph without relative-position attention: one variant for every backend.
+    """A graph without relative-position attention: one variant for all its `backends`.
 
     It is written in an opset of at most `max_opset`.
     """
@@ -97,6 +97,7 @@ class PlainGraph:
     name: str
     spec: Callable[[], GraphSpec]
     max_opset: int = MAX_OPSET
+    backends: tuple[str, ...] = tuple(LOWERINGS_BY_BACKEND)
 
     def write(self, lowerings: Sequence[Lowering], opset: int) -> GraphFiles:
         """Export the graph; lowerings make no difference to it."""
@@ -107,7 +108,7 @@ class PlainGraph:
             file=f"{self.name}.onnx",
             weights=f"{self.name}.safetensors",
             opset=own_opset,
-            backends=tuple(LOWERINGS_BY_BACKEND),
+            backends=self.backends,
             needs=_needs(model),
         )
         return pack_graph(self.name, {variant: model})

@@ -40,6 +40,7 @@ LOWERINGS_BY_BACKEND: dict[str, tuple[Lowering, ...]] = {
     for backend in EXPORT_BACKENDS
 }
 
+CPU_BACKENDS = tuple(backend.name for backend in EXPORT_BACKENDS if backend.traits.on_host)
 CPU_LOWERINGS: tuple[Lowering, ...] = ("chunk", "wide")
 
 # `fused` is written in addition to the others, never instead of them: in half precision only, for

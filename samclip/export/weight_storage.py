@@ -11,9 +11,9 @@ products, the largest tables and constant tokens, whose channels can be identifi
 stored as FP16: small weights cost as much accuracy in INT8 as large ones, and save less.
 Vectors (norms, biases) and small tensors stay as they are. So does what a sine or a cosine is
 computed from, such as the cells of SAM's grid and their phases: a phase of 20 would be rounded by
-0.008, and the sine with it. TensorRT takes INT8 constants only in
-front of a DequantizeLinear, which ONNX Runtime would not fold. Building a plan expands them first
-(`samclip.engines.plans.network`); ONNX Runtime's TensorRT provider cannot.
+0.008, and the sine with it; where FP16 holds the numbers exactly, it is used. TensorRT takes INT8
+constants only in front of a DequantizeLinear, which ONNX Runtime would not fold. Building a plan
+expands them first (`samclip.engines.plans.network`); ONNX Runtime's TensorRT provider cannot.
 """
 
 from __future__ import annotations
@@ -73,9 +73,9 @@ def store_weights(files: GraphFiles, dtype: WeightsDtype) -> GraphFiles:
     summed = _summed_axes(models.values()) if dtype == "int8" else {}
     phases = frozenset().union(*map(_phases, models.values()))
     rounded = {
-        name: round_weight(name, weight, summed.get(name))
+        name: round_weight(name, weight, None if name in phases else summed.get(name))
         for name, weight in parse_weights(files.files[location]).items()
-        if _is_large(weight) and name not in phases
+        if _is_large(weight) and (name not in phases or _is_half(weight))
     }
     for model in models.values():
         for name in rounded.keys() & set(model.graph.initializers):
@@ -119,6 +119,12 @@ def _is_large(weight: Array) -> bool:
     """Whether a weight is a matrix, kernel or table in FP32 that is worth rounding."""
     sides = sum(side > 1 for side in weight.shape)
     return weight.dtype == np.float32 and weight.nbytes >= MIN_ROUNDED_BYTES and sides > 1
+
+
+def _is_half(weight: Array) -> bool:
+    """Whether FP16 holds the numbers exactly."""
+    with np.errstate(over="ignore"):
+        return bool((weight.astype(np.float16) == weight).all())
 
 
 def _phases(model: ir.Model) -> frozenset[str]:

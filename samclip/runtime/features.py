@@ -24,16 +24,20 @@ from samclip.runtime.graph_outputs import (
     BACKBONE,
     FULL_LOGITS,
     FULL_MASK,
+    IMAGE_KEYS,
+    IMAGE_SIDE,
     IOUS,
     MASK_STRIDE,
     MASKS,
     NAME_FEATURES,
+    POINT_DECODER,
     UPSCALER,
     Feeds,
 )
 from samclip.runtime.pixels.image import Letterbox
 from samclip.runtime.pixels.mask_ops import PackedMasks, foreground_confidence
 from samclip.runtime.pixels.prompts import Prompt, PromptBatch, batch_prompts
+from samclip.runtime.series import map_in_order
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,6 +113,8 @@ class Features:
         self._clip: ClipFeatures | None = None
         self._image_embed: NDArray[np.float32] | None = None
         self._clip_lock = threading.RLock()
+        self._side: dict[str, Tensor] | None = None
+        self._side_lock = threading.RLock()
 
     @property
     def bundle(self) -> Bundle:
@@ -133,7 +139,7 @@ class Features:
 
     def close(self) -> None:
         """Release the encoder's outputs; closing again does nothing."""
-        self._encoded = None
+        self._encoded = self._side = None
         self._clip = self._image_embed = None
 
     def clip(self) -> ClipFeatures:
@@ -184,30 +190,79 @@ class Features:
         A CPU gets few at a time. `letterbox`: maps the prompts' coordinates to the encoder's input,
         None for the image's own. See `batch_prompts`.
         """
-        if self._pool.backend.traits.on_host:
-            limit = min(limit, MAX_HOST_PROMPTS)
-        return batch_prompts(prompts, letterbox or self.letterbox, self.mask_size, limit)
+        return self._batches(prompts, limit, letterbox or self.letterbox, 1)
 
-    def decode(self, batch: PromptBatch) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    def _batches(
+        self, prompts: Sequence[Prompt], limit: int, letterbox: Letterbox, streams: int
+    ) -> Iterator[PromptBatch]:
+        if self._pool.backend.traits.on_host:
+            limit = min(limit, max(1, MAX_HOST_PROMPTS // streams))
+        return batch_prompts(prompts, letterbox, self.mask_size, limit)
+
+    def decode_all(
+        self, prompts: Sequence[Prompt], limit: int = MAX_PROMPTS
+    ) -> Iterator[tuple[PromptBatch, NDArray[np.float32], NDArray[np.float32]]]:
+        """Decode prompts in runs of `limit` at most; yield each batch with what `decode` returns.
+
+        Many prompts on a CPU are decoded in several threads, where that is faster, and come in
+        their order all the same.
+        """
+        streams = self._pool.streams_for(len(prompts))
+        batches = self._batches(prompts, limit, self.letterbox, streams)
+        if streams == 1:
+            for batch in batches:
+                yield batch, *self.decode(batch)
+            return
+        for batch, decoded in map_in_order(
+            lambda batch: self.decode(batch, streams), batches, streams
+        ):
+            yield batch, *decoded.result()
+
+    def decode(
+        self, batch: PromptBatch, streams: int = 1
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Run the mask decoder on B prompts: scores BxM and low-resolution logits BxMxhxw.
 
         With `has_multimask` M is 4: mask 0 answers an unambiguous prompt, masks 1 to 3 are the
         choices for an ambiguous one, and the scores are predicted IoUs. Else M is 1, and the score
-        is the mean probability of the mask's pixels, see `foreground_confidence`. Raises
-        ClosedError, EngineRunError.
+        is the mean probability of the mask's pixels, see `foreground_confidence`. `streams`: of how
+        many such runs at once this is one. Raises ClosedError, EngineRunError.
         """
-        feeds: Feeds = {**self._pick("image_embeddings"), **batch.feeds()}
+        decoder, feeds = self._asked(batch)
         if self.has_multimask:
-            scores, logits = self._pool.compute(self._name("mask_decoder"), feeds, (IOUS, MASKS))
+            scores, logits = self._pool.compute(decoder, feeds, (IOUS, MASKS), streams)
             return scores, logits
-        (logits,) = self._pool.compute(self._name("mask_decoder"), feeds, (MASKS,))
+        (logits,) = self._pool.compute(decoder, feeds, (MASKS,), streams)
         return self._score(logits), logits
+
+    def _asked(self, batch: PromptBatch) -> tuple[str, Feeds]:
+        """Return the name of the graph that answers a batch, and what it reads."""
+        side = None if batch.has_mask_input.any() else self._image_side()
+        if side is None:
+            whole: Feeds = {**self._pick("image_embeddings"), **batch.feeds()}
+            return self._name("mask_decoder"), whole
+        points: Feeds = {
+            **side,
+            "point_coords": batch.point_coords,
+            "point_labels": batch.point_labels,
+        }
+        return self._name(POINT_DECODER), points
+
+    def _image_side(self) -> dict[str, Tensor] | None:
+        """Return what prompts without masks share, computed once; None where they have no graph."""
+        graph = self._name(IMAGE_KEYS)
+        embeddings: Feeds = self._pick("image_embeddings")
+        if not (self._pool.variant(graph) and self._pool.variant(self._name(POINT_DECODER))):
+            return None
+        with self._side_lock:
+            if self._side is None:
+                self._side = self._pool.run(graph, embeddings, IMAGE_SIDE)
+            return self._side
 
     def decode_on_device(self, batch: PromptBatch) -> tuple[NDArray[np.float32], Tensor]:
         """Run the mask decoder as `decode` does; the logits BxMxhxw stay on the device."""
-        feeds: Feeds = {**self._pick("image_embeddings"), **batch.feeds()}
+        decoder, feeds = self._asked(batch)
         outputs = (IOUS, MASKS) if self.has_multimask else (MASKS,)
-        decoder = self._name("mask_decoder")
         results = self._pool.run(decoder, feeds, outputs)
         if self.has_multimask:
             scores = self._pool.to_host(decoder, IOUS, results[IOUS])

@@ -22,12 +22,19 @@ MASK_STRIDE = 4  # and per low-resolution logit
 MASKS, IOUS = "low_res_masks", "iou_predictions"  # outputs of the mask decoder
 BACKBONE, NAME_FEATURES = "backbone_features", "name_features"  # of the encoder
 AGGREGATION, AGGREGATED = "token_aggregation", "aggregated_features"  # a graph, its output
+IMAGE_KEYS, POINT_DECODER = "image_keys", "point_decoder"  # of prompts without masks
+# What the former makes of an image and the latter reads.
+IMAGE_SIDE = ("image_tokens", "image_keys", "image_values", "image_queries")
 UPSCALER = "mask_upscaler"
 FULL_MASK, FULL_LOGITS = "mask", "logits"  # its outputs
 
 Dim = int | str | None  # a number, the name of a size that the inputs decide, or any
 Feeds = Mapping[str, "NDArray[np.generic] | Tensor"]
 
+DECODED: dict[str, tuple[Dim, ...]] = {
+    IOUS: ("prompts", 4),
+    MASKS: ("prompts", "masks", "logits h", "logits w"),
+}
 # What the tasks read, and the shapes they rely on. A size in the manifest is looked up by name.
 EXPECTED: dict[str, dict[str, tuple[Dim, ...]]] = {
     "encoder": {
@@ -40,7 +47,9 @@ EXPECTED: dict[str, dict[str, tuple[Dim, ...]]] = {
         "image_embed": (1, "embed_dim"),
         "patch_embeds": (1, "embed_dim", "token rows", "token columns"),
     },
-    "mask_decoder": {IOUS: ("prompts", 4), MASKS: ("prompts", "masks", "logits h", "logits w")},
+    "mask_decoder": DECODED,
+    IMAGE_KEYS: dict.fromkeys(IMAGE_SIDE[1:], (1, None, None, None)),
+    POINT_DECODER: DECODED,
     UPSCALER: {FULL_MASK: ("height", "width"), FULL_LOGITS: ("height", "width")},
     "text_encoder": {"text_embeddings": ("names", "text_dim")},
     "roi_classifier": {"logits": ("regions", "texts")},

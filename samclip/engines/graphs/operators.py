@@ -80,6 +80,7 @@ OPERATORS: Mapping[str, Operator] = {
     "Einsum": Operator(products.einsum, 2, 2, frozenset({"equation"}), products.einsum_work),
     "Equal": _binary(elementwise.compare),
     "Erf": _unary(elementwise.of_floats),
+    "Exp": _unary(elementwise.of_floats),
     "Expand": _binary(layout.expand),
     "Gather": Operator(layout.gather, 2, 2, frozenset({"axis"})),
     "GatherElements": Operator(layout.gather_elements, 2, 2, frozenset({"axis"})),
@@ -139,7 +140,7 @@ OPERATORS: Mapping[str, Operator] = {
 
 # Operators that engines fuse into one another. OpenVINO takes the square of a chain's length.
 POINTWISE = frozenset(OPERATORS) & {
-    "Add", "And", "Cast", "Clip", "Cos", "DequantizeLinear", "Div", "Equal", "Erf", "Gelu",
-    "Greater", "GreaterOrEqual", "Max", "Mul", "Neg", "Not", "QuantizeLinear", "Relu", "Sigmoid",
-    "Sin", "Sub", "Where",
+    "Add", "And", "Cast", "Clip", "Cos", "DequantizeLinear", "Div", "Equal", "Erf", "Exp",
+    "Gelu", "Greater", "GreaterOrEqual", "Max", "Mul", "Neg", "Not", "QuantizeLinear", "Relu",
+    "Sigmoid", "Sin", "Sub", "Where",
 }  # fmt: skip

@@ -413,6 +413,7 @@ CPU = OnnxRuntimeBackend(
         precisions=("int8",),  # it has no kernels for FP16 and BF16
         contrib_operators=True,
         on_host=True,
+        gains_by_streams=True,
         profiles=True,
         parallel_loads=True,
     ),

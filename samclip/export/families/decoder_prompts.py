@@ -1,14 +1,24 @@
-"""Example prompts of mask decoders: one batch to trace a graph with, three to verify it on.
+"""The graphs of mask decoders, and their example prompts: one batch to trace, three to verify.
 
-Both families' decoders take the same five inputs; prompts and points are dynamic axes.
+Both families' decoders take the same five inputs; prompts and points are dynamic axes. For prompts
+without masks there are two more graphs, on the same weights: what is the same for all prompts on an
+image, and the rest. They are for CPUs, which are limited by arithmetic; GPUs keep to one graph, and
+so to one plan.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 import torch
 from torch import Tensor
 
+from samclip.export.graphs import GraphSpec, PlainGraph
+from samclip.export.models.mask_decoder import ImageKeys, PointDecoder, PromptedDecoder
 from samclip.export.models.merged import PATCH
+from samclip.export.options import CPU_BACKENDS
+from samclip.export.verification import Sample, make_sample
+from samclip.runtime.graph_outputs import IMAGE_KEYS, IMAGE_SIDE, POINT_DECODER
 from samclip.runtime.pixels.image import Letterbox
 
 DYNAMIC_AXES = {
@@ -17,6 +27,60 @@ DYNAMIC_AXES = {
     "mask_input": {0: "prompts"},
     "has_mask_input": {0: "prompts"},
 }
+POINTS = ("point_coords", "point_labels")
+
+
+def decoder_graphs(spec: Callable[[], GraphSpec]) -> tuple[PlainGraph, ...]:
+    """Return all graphs of a decoder, given that of `mask_decoder`, whose module is prompted."""
+    return (
+        PlainGraph("mask_decoder", spec),
+        PlainGraph(IMAGE_KEYS, lambda: _image_keys_spec(spec()), backends=CPU_BACKENDS),
+        PlainGraph(POINT_DECODER, lambda: _point_decoder_spec(spec()), backends=CPU_BACKENDS),
+    )
+
+
+def _image_keys_spec(whole: GraphSpec) -> GraphSpec:
+    """`image_embeddings` 1xCxhxw -> the image's part of the decoder, see `ImageKeys`."""
+    embeddings = {"image_embeddings": whole.inputs["image_embeddings"]}
+    return GraphSpec(IMAGE_KEYS, ImageKeys(_prompted(whole)), embeddings, IMAGE_SIDE)
+
+
+@torch.no_grad()
+def _point_decoder_spec(whole: GraphSpec) -> GraphSpec:
+    """Image's part, and prompts of points and boxes -> what `whole` returns of them."""
+    decoder = _prompted(whole)
+    side = ImageKeys(decoder)(whole.inputs["image_embeddings"])
+    inputs = dict(zip(IMAGE_SIDE, side, strict=True)) | {key: whole.inputs[key] for key in POINTS}
+    dynamic = {key: DYNAMIC_AXES[key] for key in POINTS}
+    return GraphSpec(POINT_DECODER, PointDecoder(decoder), inputs, whole.outputs, dynamic)
+
+
+def _prompted(whole: GraphSpec) -> PromptedDecoder:
+    if not isinstance(whole.module, PromptedDecoder):
+        raise TypeError(f"the decoder is a {type(whole.module).__name__}, not a PromptedDecoder")
+    return whole.module
+
+
+def decoder_samples(
+    photo: str,
+    decoder: PromptedDecoder,
+    outputs: Sequence[str],
+    embeddings: Tensor,
+    letterbox: Letterbox,
+) -> list[Sample]:
+    """Run a decoder on prompts on a photo; return samples of all its graphs."""
+    samples: list[Sample] = []
+    side = ImageKeys(decoder)(embeddings)
+    image = {"image_embeddings": embeddings}
+    samples.append(make_sample(IMAGE_KEYS, photo, image, IMAGE_SIDE, side))
+    for prompt in verifying_prompts(embeddings, letterbox):
+        found = decoder(**prompt)
+        found = found if isinstance(found, tuple) else (found,)
+        samples.append(make_sample("mask_decoder", photo, prompt, outputs, found))
+        if not prompt["has_mask_input"].any():
+            points = dict(zip(IMAGE_SIDE, side, strict=True)) | {key: prompt[key] for key in POINTS}
+            samples.append(make_sample(POINT_DECODER, photo, points, outputs, found))
+    return samples
 
 
 def tracing_prompts(canvas: tuple[int, int], channels: int = 256) -> dict[str, Tensor]:

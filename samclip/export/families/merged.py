@@ -18,9 +18,14 @@ from torch import nn
 from samclip.errors import CheckpointError
 from samclip.export.checkpoints.metadata import encode_metadata
 from samclip.export.exportable import Exportable, Shapes
-from samclip.export.families.decoder_prompts import DYNAMIC_AXES, tracing_prompts, verifying_prompts
+from samclip.export.families.decoder_prompts import (
+    DYNAMIC_AXES,
+    decoder_graphs,
+    decoder_samples,
+    tracing_prompts,
+)
 from samclip.export.families.merged_assembly import Assembly
-from samclip.export.graphs import GraphSpec, LoweredGraph, PlainGraph
+from samclip.export.graphs import GraphSpec, LoweredGraph
 from samclip.export.models.attention import Lowering, set_attention_lowering
 from samclip.export.models.mask_decoder import PromptedMaskDecoder
 from samclip.export.models.merged import MergedModel
@@ -84,7 +89,7 @@ def merged_exportable(assembly: Assembly, dense: DenseNames = AS_TRAINED) -> Exp
         graphs=(
             LoweredGraph("encoder", partial(encoder_spec, model)),
             LoweredGraph("clip_head", partial(clip_head_spec, model)),
-            PlainGraph("mask_decoder", partial(mask_decoder_spec, model)),
+            *decoder_graphs(partial(mask_decoder_spec, model)),
         ),
         samples=partial(photo_samples, model, encoder, head, pixels),
         shapes=Shapes(
@@ -170,8 +175,5 @@ def photo_samples(
     return [
         make_sample("encoder", name, {"image": image}, encoder_outputs(encoder), encoded),
         make_sample("clip_head", name, head, HEAD_OUTPUTS, model.clip_head(*head.values())),
-        *(
-            make_sample("mask_decoder", name, prompt, DECODER_OUTPUTS, decoder(**prompt))
-            for prompt in verifying_prompts(embeddings, letterbox)
-        ),
+        *decoder_samples(name, decoder, DECODER_OUTPUTS, embeddings, letterbox),
     ]

@@ -13,7 +13,12 @@ from msgspec.structs import replace
 from torch import Tensor
 
 from samclip.export.exportable import Exportable
-from samclip.export.families.decoder_prompts import DYNAMIC_AXES, tracing_prompts, verifying_prompts
+from samclip.export.families.decoder_prompts import (
+    DYNAMIC_AXES,
+    decoder_graphs,
+    decoder_samples,
+    tracing_prompts,
+)
 from samclip.export.families.ovsam_assembly import OvsamAssembly, encode_ovsam
 from samclip.export.graphs import GraphSpec, LoweredGraph, PlainGraph
 from samclip.export.models.attention import Lowering, set_attention_lowering
@@ -56,7 +61,7 @@ def ovsam_exportable(assembly: OvsamAssembly) -> Exportable:
         header=encode_ovsam(replace(metadata, sources=(), notes="")),
         graphs=(
             LoweredGraph("encoder", partial(ovsam_encoder_spec, model)),
-            PlainGraph("mask_decoder", partial(ovsam_mask_decoder_spec, model)),
+            *decoder_graphs(partial(ovsam_mask_decoder_spec, model)),
             PlainGraph("roi_classifier", partial(roi_classifier_spec, model), ROI_MAX_OPSET),
             PlainGraph("clip_roi", partial(clip_roi_spec, model), ROI_MAX_OPSET),
         ),
@@ -129,10 +134,13 @@ def photo_samples(model: Ovsam, pixels: Preprocessing, photo: Path) -> list[Samp
     embeddings, *levels, c5 = encoded
     decoder = PromptedLabelDecoder(model.prompt_encoder, model.mask_decoder)
     samples = [make_sample("encoder", name, {"image": image}, OVSAM_ENCODER_OUTPUTS, encoded)]
-    masks: list[Tensor] = []
-    for prompt in verifying_prompts(embeddings, letterbox):
-        masks.append(decoder(**prompt))
-        samples.append(make_sample("mask_decoder", name, prompt, OVSAM_DECODER_OUTPUTS, masks[-1:]))
+    decoded = decoder_samples(name, decoder, OVSAM_DECODER_OUTPUTS, embeddings, letterbox)
+    samples += decoded
+    masks = [
+        torch.from_numpy(sample.expected[OVSAM_DECODER_OUTPUTS[0]])
+        for sample in decoded
+        if sample.graph == "mask_decoder"
+    ]
     pyramid = dict(zip(PYRAMID, levels, strict=True))
     boxes, text = example_boxes(letterbox), _example_texts(model.config.embed_dim)
     for regions, texts, drawn in ((boxes, text, masks[1]), (boxes[:1], text[:1], masks[0])):

@@ -11,6 +11,7 @@ from functools import partial
 import torch
 
 from samclip.export.exportable import Exportable, Shapes
+from samclip.export.families.decoder_prompts import decoder_graphs
 from samclip.export.families.merged import (
     ENCODER_OUTPUTS,
     HEAD_OUTPUTS,
@@ -59,7 +60,7 @@ def radio_exportable(assembly: RadioAssembly, dense: DenseNames = AS_TRAINED) ->
         graphs=(
             LoweredGraph("encoder", partial(radio_encoder_spec, model)),
             PlainGraph("clip_head", partial(radio_clip_head_spec, model)),
-            PlainGraph("mask_decoder", partial(mask_decoder_spec, model)),
+            *decoder_graphs(partial(mask_decoder_spec, model)),
         ),
         samples=partial(photo_samples, model, model.encoder, head, pixels),
         shapes=Shapes(

@@ -17,7 +17,7 @@ from samclip.export.checkpoints.checkpoint import read_checkpoint, read_header
 from samclip.export.checkpoints.metadata import HEAD, METADATA_KEY, source_of
 from samclip.export.checkpoints.vision_checkpoint import VisionTower, has_vision, read_vision
 from samclip.export.exportable import Exportable
-from samclip.export.families.decoder_prompts import verifying_prompts
+from samclip.export.families.decoder_prompts import decoder_graphs, decoder_samples
 from samclip.export.families.merged import (
     DECODER_OUTPUTS,
     TEMPLATES,
@@ -115,7 +115,7 @@ def two_towers_exportable(
         notes=f"Two towers, not merged. Second: {tower.model}.",
         graphs=(
             LoweredGraph("encoder", partial(sam_encoder_spec, model)),
-            PlainGraph("mask_decoder", partial(mask_decoder_spec, model)),
+            *decoder_graphs(partial(mask_decoder_spec, model)),
             PlainGraph(CLIP_ENCODER, partial(clip_encoder_spec, tower)),
         ),
         samples=partial(photo_samples, model, pixels, tower, head),
@@ -168,10 +168,7 @@ def photo_samples(
     batches = [torch.stack(both[:1]), torch.stack(both)]  # one image, and two
     return [
         make_sample("encoder", name, {"image": image}, ENCODER_OUTPUTS, (embeddings,)),
-        *(
-            make_sample("mask_decoder", name, prompt, DECODER_OUTPUTS, decoder(**prompt))
-            for prompt in verifying_prompts(embeddings, letterbox)
-        ),
+        *decoder_samples(name, decoder, DECODER_OUTPUTS, embeddings, letterbox),
         *(
             make_sample(CLIP_ENCODER, name, {"images": batch}, CLIP_OUTPUTS, tower.module(batch))
             for batch in batches

@@ -7,6 +7,8 @@ Segment Anything (Kirillov et al., 2023), appendix A, "Lightweight mask decoder"
 from __future__ import annotations
 
 import itertools
+import math
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -14,7 +16,10 @@ from torch import Tensor, nn
 
 from samclip.export.models.norms import LayerNorm2d
 from samclip.export.models.prompt_encoder import PromptEncoder
-from samclip.export.models.two_way_transformer import TwoWayTransformer
+from samclip.export.models.two_way_transformer import ImageSide, TwoWayTransformer
+
+STRIP_TOKENS = 512  # image tokens upscaled at once: 1 MB of pixels for each prompt
+MAX_STRIPS = 8
 
 
 class TokenDecoder(nn.Module):
@@ -25,9 +30,17 @@ class TokenDecoder(nn.Module):
     output_upscaling: Upscaling
     output_hypernetworks_mlps: nn.ModuleList
 
+    @property
+    def leading(self) -> Tensor:
+        """The first token, 1xC."""
+        raise NotImplementedError
+
+    def outputs(self, leading: Tensor, masks: Tensor) -> tuple[Tensor, ...]:
+        """Return the decoder's outputs, given the updated leading token, BxC, and the masks."""
+        raise NotImplementedError
+
     def decode(
         self,
-        leading: Tensor,
         image_embeddings: Tensor,
         image_pe: Tensor,
         sparse: Tensor,
@@ -36,23 +49,54 @@ class TokenDecoder(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Let the tokens [leading, masks, prompts] attend to the image, and compute the masks.
 
-        `leading`, 1xC, is the first token; the other arguments are those of
-        `SamMaskDecoder.forward`. Returns the updated leading token, BxC, and BxMx4Gx4G logits, one
-        mask for each of M mask tokens.
+        The arguments are those of `SamMaskDecoder.forward`. Returns the updated leading token, BxC,
+        and BxMx4Gx4G logits, one mask for each of M mask tokens.
         """
-        own = torch.cat([leading, self.mask_tokens.weight])  # (1+M)xC
-        tokens = torch.cat([own.expand(sparse.shape[0], -1, -1), sparse], dim=1)  # Bx(1+M+N)xC
-        cells = image_embeddings.flatten(2).mT  # 1xlxC
-        seen = cells if padding is None else torch.cat([cells, padding], dim=1)  # 1xLxC
+        tokens = self._tokens(sparse)
+        seen = seen_tokens(image_embeddings, padding)
         tokens, image = self.transformer(seen + dense, image_pe, tokens)
-        weights = torch.stack(
-            [mlp(tokens[:, 1 + place]) for place, mlp in enumerate(self.output_hypernetworks_mlps)],
-            dim=1,
-        )  # BxMxD, of each mask token
-        shown = image if padding is None else image[:, : cells.shape[1]]
-        masks = weights @ self.output_upscaling(shown).mT  # BxMx(16l)
         rows, columns = image_embeddings.shape[-2:]
+        shown = image if padding is None else image[:, : rows * columns]
+        masks = self._weights(tokens) @ self.output_upscaling(shown).mT  # BxMx(16l)
         return tokens[:, 0], in_rows(masks, rows, columns)
+
+    def decode_shared(
+        self,
+        image: Tensor,
+        side: ImageSide,
+        image_pe: Tensor,
+        sparse: Tensor,
+        cells: tuple[int, int],
+    ) -> tuple[Tensor, Tensor]:
+        """Compute `decode` for B prompts without masks on one image.
+
+        `image`, 1xLxC, are the image's tokens with the embedding of no mask, and `side` is what the
+        transformer makes of them. `cells` are (h, w) of the tokens that show the image; their masks
+        are made in strips of rows, which stay in a processor's caches.
+        """
+        tokens = self._tokens(sparse)
+        read = 1 + len(self.output_hypernetworks_mlps)
+        tokens, image = self.transformer.forward_shared(image, side, image_pe, tokens, read)
+        weights = self._weights(tokens)
+        rows, columns = cells
+        step = max(1, STRIP_TOKENS // columns, math.ceil(rows / MAX_STRIPS))
+        matrices = self.output_upscaling.matrices()
+        strips = []
+        for first in range(0, rows, step):
+            stop = min(rows, first + step)
+            part = image[:, first * columns : stop * columns]
+            pixels = self.output_upscaling.apply_to(part, matrices)
+            strips.append(in_rows(weights @ pixels.mT, stop - first, columns))
+        return tokens[:, 0], torch.cat(strips, dim=2)
+
+    def _tokens(self, sparse: Tensor) -> Tensor:
+        own = torch.cat([self.leading, self.mask_tokens.weight])  # (1+M)xC
+        return torch.cat([own.expand(sparse.shape[0], -1, -1), sparse], dim=1)  # Bx(1+M+N)xC
+
+    def _weights(self, tokens: Tensor) -> Tensor:
+        """Return what each mask token makes of a pixel's D numbers: BxMxD."""
+        mlps = enumerate(self.output_hypernetworks_mlps)
+        return torch.stack([mlp(tokens[:, 1 + place]) for place, mlp in mlps], dim=1)
 
 
 class SamMaskDecoder(TokenDecoder):
@@ -90,10 +134,17 @@ class SamMaskDecoder(TokenDecoder):
         With `padding`, 1xPxC, the embeddings are hxw of them, the P others of L are the padding's,
         and masks have 4hx4w.
         """
-        token, masks = self.decode(
-            self.iou_token.weight, image_embeddings, image_pe, sparse, dense, padding
-        )
+        token, masks = self.decode(image_embeddings, image_pe, sparse, dense, padding)
         return self.iou_prediction_head(token), masks
+
+    @property
+    def leading(self) -> Tensor:
+        """The token of the IoU, 1xC."""
+        return self.iou_token.weight
+
+    def outputs(self, leading: Tensor, masks: Tensor) -> tuple[Tensor, ...]:
+        """Return iou_predictions, Bx4, and the masks."""
+        return self.iou_prediction_head(leading), masks
 
 
 class PromptedDecoder(nn.Module):
@@ -109,6 +160,7 @@ class PromptedDecoder(nn.Module):
 
     image_pe: Tensor
     padding: Tensor | None
+    mask_decoder: TokenDecoder
 
     def __init__(self, prompt_encoder: PromptEncoder, padding: Tensor | None = None) -> None:
         super().__init__()
@@ -142,7 +194,7 @@ class PromptedMaskDecoder(PromptedDecoder):
         padding: Tensor | None = None,
     ) -> None:
         super().__init__(prompt_encoder, padding)
-        self.mask_decoder = mask_decoder
+        self.mask_decoder: SamMaskDecoder = mask_decoder
 
     def forward(
         self,
@@ -175,6 +227,63 @@ class PromptedMaskDecoder(PromptedDecoder):
         return iou, masks
 
 
+class ImageKeys(nn.Module):
+    """What the decoder makes of an image before it sees a prompt without a mask.
+
+    The graph runs once for an image, in front of `PointDecoder`.
+    """
+
+    def __init__(self, decoder: PromptedDecoder) -> None:
+        super().__init__()
+        self.decoder = decoder
+
+    def forward(self, image_embeddings: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Return an image's tokens, 1xLxC, and its keys, values and queries, 1xHxDxL each.
+
+        `image_embeddings` is 1xCxhxw; L are the cells of the square, the padding's last. See
+        `samclip.export.models.two_way_transformer.ImageSide`.
+        """
+        decoder = self.decoder
+        no_mask = decoder.prompt_encoder.no_mask_embed.weight
+        tokens = seen_tokens(image_embeddings, decoder.padding) + no_mask
+        side = decoder.mask_decoder.transformer.image_side(tokens, decoder.positions())
+        return tokens, *side
+
+
+class PointDecoder(nn.Module):
+    """The decoder for prompts without masks, behind `ImageKeys`: exact, for less work."""
+
+    def __init__(self, decoder: PromptedDecoder) -> None:
+        super().__init__()
+        self.decoder = decoder
+
+    def forward(
+        self,
+        image_tokens: Tensor,
+        image_keys: Tensor,
+        image_values: Tensor,
+        image_queries: Tensor,
+        point_coords: Tensor,
+        point_labels: Tensor,
+    ) -> tuple[Tensor, ...]:
+        """Return what the decoder's `without_masks` does; the first four come from `ImageKeys`."""
+        decoder = self.decoder
+        token, masks = decoder.mask_decoder.decode_shared(
+            image_tokens,
+            ImageSide(image_keys, image_values, image_queries),
+            decoder.positions(),
+            decoder.prompt_encoder.embed_points(point_coords, point_labels),
+            decoder.prompt_encoder.cells,
+        )
+        return decoder.mask_decoder.outputs(token, masks)
+
+
+def seen_tokens(image_embeddings: Tensor, padding: Tensor | None) -> Tensor:
+    """Return the tokens of an image's embeddings, 1xCxhxw, and of its padding, 1xPxC: 1xLxC."""
+    cells = image_embeddings.flatten(2).mT  # 1x(hw)xC
+    return cells if padding is None else torch.cat([cells, padding], dim=1)
+
+
 class Upscaling(nn.Sequential):
     """Upscaling of the image tokens of a GxG grid, four times a side.
 
@@ -199,20 +308,29 @@ class Upscaling(nn.Sequential):
         Their order: token, row and column in the first 2x2, row and column in the second;
         `in_rows` puts masks of them into rows.
         """
-        x = tokens.flatten(0, 1)
+        return self.apply_to(tokens, self.matrices())
+
+    def matrices(self) -> list[tuple[Tensor, Tensor | None]]:
+        """Return both convolutions as products: (2*2*D)xC for CxDx2x2, and their biases."""
+        convolutions = (layer for layer in self if isinstance(layer, nn.ConvTranspose2d))
+        return [
+            (each.weight.permute(2, 3, 1, 0).flatten(0, 2), _repeated(each.bias))
+            for each in convolutions
+        ]
+
+    def apply_to(self, tokens: Tensor, matrices: Sequence[tuple[Tensor, Tensor | None]]) -> Tensor:
+        """Upscale tokens as `forward` does, with its `matrices`, made once for several calls."""
+        x, products = tokens.flatten(0, 1), iter(matrices)
         for layer in self:
-            if isinstance(layer, nn.ConvTranspose2d):
-                x = _upscale_twice(x, layer)
+            if isinstance(layer, nn.ConvTranspose2d):  # MxC -> (4M)xD
+                x = F.linear(x, *next(products)).reshape(-1, layer.out_channels)
             else:
                 x = layer.last(x) if isinstance(layer, LayerNorm2d) else layer(x)
         return x.reshape(tokens.shape[0], -1, x.shape[-1])
 
 
-def _upscale_twice(tokens: Tensor, convolution: nn.ConvTranspose2d) -> Tensor:
-    """Apply a transposed convolution of kernel 2 and stride 2 to M tokens, MxC: (4M)xD."""
-    weight = convolution.weight.permute(2, 3, 1, 0).flatten(0, 2)  # CxDx2x2 -> (2*2*D)xC
-    bias = None if convolution.bias is None else convolution.bias.repeat(4)
-    return F.linear(tokens, weight, bias).reshape(-1, convolution.out_channels)
+def _repeated(bias: Tensor | None) -> Tensor | None:
+    return None if bias is None else bias.repeat(4)
 
 
 def in_rows(masks: Tensor, rows: int, columns: int) -> Tensor:

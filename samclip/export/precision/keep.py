@@ -96,6 +96,8 @@ DEFAULT_KEEP = KeepList(
         KeepRule(ANY, "Softmax"),
         KeepRule(ANY, "ReduceL2"),
         KeepRule("mask_decoder", ANY),
+        KeepRule("image_keys", ANY),
+        KeepRule("point_decoder", ANY),
         KeepRule("mask_upscaler", ANY),
         KeepRule("token_aggregation", ANY),
         KeepRule("roi_classifier", ANY),

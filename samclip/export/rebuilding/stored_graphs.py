@@ -19,7 +19,7 @@ from samclip.export.graph_files import internalise
 from samclip.export.strips import compute_whole
 from samclip.runtime.bundles.bundle import Bundle
 from samclip.runtime.bundles.manifest import Graph, Graphs, Variant
-from samclip.runtime.graph_outputs import AGGREGATION, UPSCALER
+from samclip.runtime.graph_outputs import AGGREGATION, IMAGE_KEYS, POINT_DECODER, UPSCALER
 
 Array = NDArray[np.generic]
 
@@ -36,13 +36,13 @@ class StoredGraph:
 def read_graphs(bundle: Bundle) -> list[StoredGraph]:
     """Read a variant of every graph that computes in FP32, its files verified and checked.
 
-    Graphs without weights are left out. Raises CheckpointError where a graph has no such variant,
-    and what `Bundle.variant_source` raises.
+    Graphs without weights of their own are left out. Raises CheckpointError where a graph has no
+    such variant, and what `Bundle.variant_source` raises.
     """
     found = []
     for name in Graphs.__struct_fields__:
         graph: Graph | None = getattr(bundle.manifest.graphs, name)
-        if graph is None or name in {AGGREGATION, UPSCALER}:
+        if graph is None or name in {AGGREGATION, UPSCALER, IMAGE_KEYS, POINT_DECODER}:
             continue
         variant = next((v for v in graph.variants if v.precision == "fp32"), None)
         if variant is None:

@@ -20,7 +20,10 @@ SIGNATURE_NAME = "manifest.sig"  # optional: 64 bytes, see signature.py
 MAX_FILE_BYTES = 2**33  # ViT-H in FP32 has 2.5 GB
 MAX_BUNDLE_BYTES = 2**35
 MAX_SHAPES = 16
-SHAPED_GRAPHS = ("encoder", "mask_decoder", "clip_head", "mask_upscaler", "token_aggregation")
+SHAPED_GRAPHS = (
+    *("encoder", "mask_decoder", "image_keys", "point_decoder"),
+    *("clip_head", "mask_upscaler", "token_aggregation"),
+)
 FP32_LARGEST = 3.4028234663852886e38
 
 Sha256 = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
@@ -171,7 +174,9 @@ class Graphs(Record, frozen=True, kw_only=True, omit_defaults=True):
     together, which take boxes and texts, or from `clip_encoder`, which takes images as the
     encoder does. `token_aggregation`, where a bundle has it, comes before the `clip_head` for the
     names of tokens. `mask_upscaler` makes masks of the photo's size on the device that has their
-    logits; tasks that answer on the host do without. Absent graphs are left out of the file: older
+    logits; tasks that answer on the host do without. `image_keys`, once for an image, and
+    `point_decoder` behind it do for prompts without masks what the `mask_decoder` does for all, in
+    less time on a CPU; a bundle has both or none. Absent graphs are left out of the file: older
     versions of samclip refuse what they do not know.
     """
 
@@ -184,6 +189,8 @@ class Graphs(Record, frozen=True, kw_only=True, omit_defaults=True):
     clip_encoder: Graph | None = None
     mask_upscaler: Graph | None = None
     token_aggregation: Graph | None = None
+    image_keys: Graph | None = None
+    point_decoder: Graph | None = None
 
 
 class ShapedGraphs(Record, frozen=True, kw_only=True, omit_defaults=True):
@@ -199,6 +206,8 @@ class ShapedGraphs(Record, frozen=True, kw_only=True, omit_defaults=True):
     clip_head: Graph | None = None
     mask_upscaler: Graph | None = None
     token_aggregation: Graph | None = None
+    image_keys: Graph | None = None
+    point_decoder: Graph | None = None
 
 
 class Preprocessing(Record, frozen=True, kw_only=True):

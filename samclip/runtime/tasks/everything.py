@@ -124,8 +124,7 @@ class CropSearch:
         threshold = self._options.pred_iou_thresh
         passed: list[Passed] = []
         held = 0
-        for batch in self._features.batches(prompts, limit):
-            iou, low_res = self._features.decode(batch)
+        for batch, iou, low_res in self._features.decode_all(prompts, limit):
             offered = iou[:, list(MULTI)]  # Bx3
             good = offered > threshold if threshold > 0 else np.ones(offered.shape, np.bool_)
             for place, output in np.argwhere(good):

@@ -38,9 +38,17 @@ class LabelDecoder(TokenDecoder):
 
         The arguments are those of `samclip.export.models.mask_decoder.SamMaskDecoder`.
         """
-        label = self.label_token.weight
-        _, masks = self.decode(label, image_embeddings, image_pe, sparse, dense)
+        _, masks = self.decode(image_embeddings, image_pe, sparse, dense)
         return masks
+
+    @property
+    def leading(self) -> Tensor:
+        """The label token, 1xC."""
+        return self.label_token.weight
+
+    def outputs(self, leading: Tensor, masks: Tensor) -> tuple[Tensor, ...]:  # noqa: ARG002
+        """Return the masks alone."""
+        return (masks,)
 
 
 class PromptedLabelDecoder(PromptedDecoder):
@@ -48,7 +56,7 @@ class PromptedLabelDecoder(PromptedDecoder):
 
     def __init__(self, prompt_encoder: PromptEncoder, mask_decoder: LabelDecoder) -> None:
         super().__init__(prompt_encoder)
-        self.mask_decoder = mask_decoder
+        self.mask_decoder: LabelDecoder = mask_decoder
 
     def forward(
         self,
