@@ -14,11 +14,13 @@ large values, as long as none of them depends on what is computed behind the reg
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import onnx_ir as ir
+import onnx_ir.passes.common as common_passes
 
 from samclip.export.graph_files import GraphFiles
 from samclip.export.options import CPU_LOWERINGS
@@ -32,6 +34,8 @@ UNARY = frozenset(
     ("Clip", "Relu", "LeakyRelu", "HardSigmoid", "HardSwish", "Sigmoid", "Tanh", "Erf", "Gelu")
 )
 BINARY = frozenset(("Add", "Sub", "Mul", "Div"))
+
+STRIP_NAME = re.compile(r"(.+)_strip(\d+)")  # a node's name before, and the strip's number
 
 Rows = tuple[int, int]  # from the first to behind the last
 Spans = Mapping[ir.Value, Rows]
@@ -68,6 +72,46 @@ def compute_in_strips(model: ir.Model) -> int:
             graph.sort()
             found += 1
     return found
+
+
+def undo_strips(model: ir.Model) -> None:
+    """Compute the maps of a graph whole again, in place, whatever constants its strips were cut by.
+
+    The first strip becomes the whole map, with the last one's padding below it.
+    """
+    first: dict[str, ir.Node] = {}
+    last: dict[str, tuple[int, ir.Node]] = {}
+    for node in model.graph:
+        if (found := STRIP_NAME.fullmatch(node.name or "")) is None:
+            continue
+        name, number = found[1], int(found[2])
+        if number == 0:
+            first[name] = node
+        last[name] = max(last.get(name, (0, node)), (number, node), key=lambda pair: pair[0])
+    for name, node in first.items():
+        if node.op_type == "Slice":
+            _replace(node, _data(node))
+            continue
+        for value in node.outputs:
+            value.shape = None
+        if node.op_type == "Conv":
+            pads = list(_Convolution.of(node).pads)
+            pads[2] = _Convolution.of(last[name][1]).pads[2]
+            node.attributes["pads"] = ir.AttrInt64s("pads", pads)
+    whole = set(first.values())
+    for node in list(model.graph):
+        if node.op_type == "Concat" and _data(node).producer() in whole:
+            _data(node).shape = node.outputs[0].shape
+            _replace(node, _data(node))
+    common_passes.RemoveUnusedNodesPass()(model)
+
+
+def _replace(node: ir.Node, value: ir.Value) -> None:
+    """Let all readers of a node's output read another value; outputs of the graph keep names."""
+    old = node.outputs[0]
+    if old.is_graph_output():
+        value.name, old.name = old.name, None
+    old.replace_all_uses_with(value, replace_graph_outputs=True)
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from samclip.export.models.efficientnet_lite import LITE0, EfficientNetLite, Lit
 from samclip.export.models.norms import fold_batch_norms
 from samclip.export.models.stitched_encoder import Stitch
 from samclip.export.models.tiny_vit import MBConv, PatchMerging, TinyVitMlp
+from samclip.export.rebuilding.alignment import align
 
 TOLERANCE = 2e-6  # of the largest magnitude: convolutions of other heights sum in another order
 
@@ -82,6 +83,30 @@ def test_strips_compute_the_same(
     for ours, expected in zip(_run(_bytes_of(model), image), _run(whole, image), strict=True):
         assert ours.shape == expected.shape
         assert np.abs(ours - expected).max() <= TOLERANCE * np.abs(expected).max()
+
+
+@pytest.mark.parametrize(("module", "height"), [(Tokens, 128), (Gated, 97)])
+def test_strips_are_undone(
+    module: type[nn.Module], height: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By other limits than they were cut with, to what a fresh export aligns with, node by node."""
+    torch.manual_seed(height)
+    template = _exported(module().eval(), height, 96)
+    model = ir.from_proto(ir.to_proto(template))
+    whole = _bytes_of(model)
+    with monkeypatch.context() as cut:
+        cut.setattr(strips, "LARGE", 2**16)
+        cut.setattr(strips, "STRIP", 2**14)
+        cut.setattr(strips, "MAX_EXTRA", 0.6)
+        assert strips.compute_in_strips(model) > 0
+    read = ir.from_proto(ir.to_proto(model))
+    strips.undo_strips(read)
+    assert [node.op_type for node in read.graph] == [node.op_type for node in template.graph]
+    for pair in align(template.graph, read.graph, lambda array: array.size > 1):
+        np.testing.assert_array_equal(pair.given, pair.template, pair.name)
+    image = np.random.default_rng(0).standard_normal((1, 3, height, 96), np.float32)
+    for ours, expected in zip(_run(_bytes_of(read), image), _run(whole, image), strict=True):
+        np.testing.assert_array_equal(ours, expected)
 
 
 def test_a_graph_of_small_maps_is_left_alone() -> None:
