@@ -23,7 +23,6 @@ from samclip.engines.foreign import ForeignTensor, is_foreign, take
 from samclip.engines.machine.host import as_memory_error
 from samclip.engines.registry import Choice, PassedOver
 from samclip.errors import (
-    CapabilityError,
     ImageError,
     InputError,
     VocabularyError,
@@ -55,7 +54,7 @@ from samclip.runtime.stages import add_times, report, stage, stopwatch
 from samclip.runtime.tasks.region_naming import RegionNamer
 from samclip.runtime.tasks.token_naming import TokenNamer
 from samclip.runtime.tasks.tower_naming import TowerNamer
-from samclip.runtime.text.bundle_text import open_text_space, space_digest
+from samclip.runtime.text.bundle_text import naming_parts, open_text_space, space_digest
 from samclip.runtime.text.losses import warn_same
 from samclip.runtime.text.names import as_names, gather_texts, mark_seen
 from samclip.runtime.text.text_space import TextSpace
@@ -421,13 +420,7 @@ class Model:
                 if new or synonyms is not None or seen is not None:
                     parts.append(self._embed_names(new, templates, synonyms, seen))
                 return join_vocabularies(parts)
-        head, text = self.manifest.head, self.manifest.text
-        if head is None or text is None:
-            lacking = "CLIP head" if head is None else "text"
-            raise CapabilityError(
-                f"bundle {self.manifest.name!r} has no {lacking}, so it cannot name anything. "
-                "Export it with one, or choose another bundle."
-            )
+        head, text = naming_parts(self.manifest)
         self._pool.check_open()
         if not head.trained:
             warn_untrained(self.manifest.name)
