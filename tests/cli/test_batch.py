@@ -66,7 +66,7 @@ def test_a_folder_becomes_rows_and_a_second_run_adds_nothing(folder: Path, run: 
 def test_saved_names_go_before_others_and_are_part_of_the_job(
     folder: Path, bundle: Path, run: Run
 ) -> None:
-    """A folder goes on with the same file; one of the same names with other embeddings is another job."""
+    """A folder goes on with the same file; other embeddings of the same names are another job."""
     with samclip.load(bundle, "onnxruntime") as model, model.encode("photos/red.png") as scene:
         texts = model.vocabulary(["our mug", "a cat"])
         model.vocabulary(texts.names, "many {}s").save("others.safetensors")
