@@ -78,8 +78,9 @@ if TYPE_CHECKING:
     from samclip.client.remote_scene import RemoteScene
     from samclip.engines.device_tensor import DeviceTensor
     from samclip.runtime.formats.annotations import AnnotationWriter
+    from samclip.runtime.loading import load
     from samclip.runtime.mask_generator import SamAutomaticMaskGenerator
-    from samclip.runtime.model import Model, load
+    from samclip.runtime.model import Model
     from samclip.runtime.predictor import SamPredictor
     from samclip.runtime.results.classification import Classification, SemanticMap
     from samclip.runtime.results.coco_export import write_coco
@@ -198,7 +199,7 @@ _HOMES = {
     "VideoStream": "video.stream",
     "Vocabulary": "runtime.text.vocabulary",
     "Watch": "video.watch",
-    "load": "runtime.model",
+    "load": "runtime.loading",
     "load_vocabulary": "runtime.text.vocabulary",
     "open_video": "video.stream",
     "write_coco": "runtime.results.coco_export",

@@ -29,6 +29,8 @@ from samclip.batch.sources import choose_column
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from samclip.runtime.scene import Names
+
 __all__ = ["Annotator", "annotate"]
 
 
@@ -48,11 +50,12 @@ class Annotator:
     - "semantic": `classes`, each name found with its `segmentation`, `area`, `fraction` and
       `mean_score`.
 
-    `bundle`: as for `samclip.load`. `tasks`: one or several, which one encoder pass answers; None
-    for "classify" and "embed" with names, else "embed". `options`: for each task, arguments of
-    `Scene`'s method, as `{"everything": {"points_per_side": 16}}`. `column`: that of the images,
-    None for a usual name. `keep_images`: keep that column too. Other arguments are those of
-    `samclip.load`, as `device="cuda"`.
+    `bundle`: as for `samclip.load`. `names`: texts, vocabularies, or both. `tasks`: one or several,
+    which one encoder pass answers; None for "classify" and "embed" with names, else "embed".
+    `options`: for each task, arguments of `Scene`'s method, as
+    `{"everything": {"points_per_side": 16}}`. `column`: that of the images, None for a usual name.
+    `keep_images`: keep that column too. Other arguments are those of `samclip.load`, as
+    `device="cuda"`.
 
     The model is loaded by the first batch. An image that cannot be read or answered gets an error
     and ends nothing. Raises InputError, VocabularyError; a call also BundleError, CapabilityError,
@@ -72,7 +75,7 @@ class Annotator:
         self,
         bundle: str | Path | None = None,
         *,
-        names: Sequence[str] | None = None,
+        names: Names | None = None,
         tasks: Sequence[str] | str | None = None,
         templates: str | Sequence[str] | None = None,
         top: int = 5,

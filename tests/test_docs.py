@@ -263,7 +263,7 @@ def test_code_is_no_prose() -> None:
 
 
 def test_modules_that_do_not_exist_are_seen() -> None:
-    assert exists("samclip.runtime.model.load")
+    assert exists("samclip.runtime.loading.load")
     assert exists("samclip.load")
     assert not exists("samclip.runtime.images")
-    assert not exists("samclip.runtime.model.lead")
+    assert not exists("samclip.runtime.loading.lead")

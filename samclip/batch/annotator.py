@@ -23,7 +23,8 @@ from samclip.errors import (
     collect_warnings,
     kind_named,
 )
-from samclip.runtime.model import Model, load
+from samclip.runtime.loading import load
+from samclip.runtime.model import Model
 from samclip.runtime.series import map_in_order
 
 if TYPE_CHECKING:

@@ -19,7 +19,9 @@ from samclip.runtime.bundles.bundle import Bundle
 from samclip.runtime.bundles.home import find_bundle
 from samclip.runtime.bundles.manifest_file import manifest_sha256
 from samclip.runtime.bundles.signature import chosen_public_key
+from samclip.runtime.example_regions import check_saved
 from samclip.runtime.text.names import as_names
+from samclip.runtime.text.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -42,8 +44,11 @@ class Job:
             find_bundle(options.get("name_or_path")), chosen_public_key(options.get("public_key"))
         )
         self.question.check(bundle.manifest)
-        if self.question.names is not None:
-            as_names(self.question.names)
+        saved = [name for name in self.question.names or () if isinstance(name, Vocabulary)]
+        for vocabulary in saved:
+            check_saved(vocabulary, bundle)
+        if self.question.names is not None and len(saved) != len(self.question.names):
+            as_names(name for name in self.question.names if not isinstance(name, Vocabulary))
         return bundle, Identity(
             bundle=bundle.manifest.name,
             digest=manifest_sha256(bundle.path),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,6 +13,7 @@ from samclip.errors import CapabilityError, InputError, VocabularyError, did_you
 from samclip.runtime.bundles.manifest import Manifest
 from samclip.runtime.results.classification import Classification
 from samclip.runtime.scene import Names, Scene
+from samclip.runtime.text.vocabulary import Vocabulary, vocabulary_digest
 from samclip.server.answers import record_map, record_masks
 
 if TYPE_CHECKING:
@@ -28,14 +29,15 @@ class Question:
     """The tasks of a job and their options, the same for every image.
 
     `tasks`: some of "classify", "embed", "segment", "everything" and "semantic"; none means
-    "classify" and "embed" where there are names, else "embed". `names`, `templates`: as in
-    `Scene`; masks get names too. `top`: how many names of an image are kept, the best first.
-    `options`: for each task, further arguments of the method of `Scene`, as
+    "classify" and "embed" where there are names, else "embed". `names`: texts, and vocabularies,
+    whose names come first; `templates`: as in `Scene`; masks get names too. `top`: how many names
+    of an image are kept, the best first. `options`: for each task, further arguments of the method
+    of `Scene`, as
     `{"segment": {"boxes": [[10, 20, 200, 240]]}}`. Raises InputError, VocabularyError.
     """
 
     tasks: tuple[str, ...] = ()
-    names: tuple[str, ...] | None = None
+    names: tuple[str | Vocabulary, ...] | None = None
     templates: str | tuple[str, ...] | None = None
     top: int = 5
     options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
@@ -80,7 +82,8 @@ class Question:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values, ready for JSON: jobs with the same ones write the same columns."""
-        return asdict(self)
+        names = None if self.names is None else [*map(_record_given, self.names)]
+        return {one.name: getattr(self, one.name) for one in fields(self)} | {"names": names}
 
     def schema(self) -> pa.Schema:
         """Return the columns of this question's answers."""
@@ -130,6 +133,12 @@ class Question:
         return row
 
 
+def _record_given(name: str | Vocabulary) -> str | dict[str, Any]:
+    if isinstance(name, str):
+        return name
+    return {"vocabulary": list(name.names), "sha256": vocabulary_digest(name)}
+
+
 def record_names(answer: Classification, top: int) -> dict[str, Any]:
     """Return the best names and their probabilities, as two columns."""
     ranked = answer.top(top)
@@ -141,13 +150,15 @@ def record_names(answer: Classification, top: int) -> dict[str, Any]:
 
 def as_question(
     tasks: Sequence[str] | str | None,
-    names: Sequence[str] | None,
+    names: Names | None,
     templates: str | Sequence[str] | None,
     top: int,
     options: Mapping[str, Mapping[str, Any]] | None,
 ) -> Question:
     """Return the question of a caller's arguments; `tasks` may be one task."""
     chosen = (tasks,) if isinstance(tasks, str) else tuple(tasks or ())
-    given = None if names is None else tuple([names] if isinstance(names, str) else names)
+    given = None
+    if names is not None:
+        given = (names,) if isinstance(names, str | Vocabulary) else tuple(names)
     kept = templates if templates is None or isinstance(templates, str) else tuple(templates)
     return Question(tasks=chosen, names=given, templates=kept, top=top, options=dict(options or {}))

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from samclip.cli import options
-from samclip.cli.arguments import choose_floor, gather_prompts, read_names
+from samclip.cli.arguments import choose_floor, gather_prompts, read_vocabulary
 from samclip.cli.bundle import PublicKey
 from samclip.cli.exits import heed_stops, report_errors
 from samclip.cli.given_paths import parse_path
@@ -39,6 +39,9 @@ EXAMPLES = """
   `samclip batch photos/ --task everything --names "car,bus" --to rows/ --workers 2`
 
 - Shards in WebDataset's form: `samclip batch 'shards/*.tar' --labels labels.txt --to rows/`
+
+- Names that `samclip teach` has learned:
+  `samclip batch photos/ --vocabulary plant.safetensors --names "wall" --to rows/`
 
 - Bytes in a table:
   `samclip batch images.parquet --column jpg --key id --names "cat,dog" --to rows/`
@@ -181,6 +184,7 @@ def batch(
     key: Key = None,
     names: options.Names = None,
     labels: options.Labels = None,
+    vocabulary: options.VocabularyFile = None,
     templates: options.Templates = None,
     name_by: options.NameBy = None,
     points: options.Points = None,
@@ -225,7 +229,7 @@ def batch(
         from samclip.batch.sources import list_items
         from samclip.cli.progress import ConsoleProgress
 
-        vocabulary = read_names(names, labels)
+        given = read_vocabulary(names, labels, vocabulary)
         tasks = [part.strip() for text in task or () for part in text.split(",")]
         task_options: dict[str, dict[str, Any]] = {}
         if "segment" in tasks:
@@ -247,10 +251,10 @@ def batch(
         if "semantic" in tasks:
             task_options["semantic"] = {
                 "refine": refine,
-                "background": choose_floor(background, vocabulary or ()),
+                "background": choose_floor(background, given or ()),
                 "denoise": denoise or None,
             }
-        question = as_question(tasks, vocabulary, templates, top, task_options)
+        question = as_question(tasks, given, templates, top, task_options)
         load_options = {
             "name_or_path": bundle,
             "backend": backend,
@@ -264,7 +268,7 @@ def batch(
         job = Job(question, load_options)
         opened, identity = job.identify()
         head = opened.manifest.head
-        if vocabulary is not None and head is not None and not head.trained:
+        if given is not None and head is not None and not head.trained:
             warn_untrained_head()
         listing = list_items(sources, recursive=recursive, column=column, key_column=key)
         for note in listing.notes:

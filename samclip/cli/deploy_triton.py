@@ -27,6 +27,9 @@ EXAMPLES = """
 - `samclip deploy triton my-bundle/ --to repository/ --backend tensorrt --precision fp16`
 
 - `samclip deploy triton my-bundle/ --to repository/ --backend python --engine openvino`
+
+- With names that `samclip teach` has learned: `samclip deploy triton samclip-tiny --to repository/
+  --vocabulary plant.safetensors`
 """
 _GRAPHS = "How graphs run"
 _FRONT = "The front model"
@@ -173,6 +176,7 @@ def deploy_triton(
     instances: Instances = 1,
     threads: Threads = None,
     name: Name = None,
+    vocabulary: options.SavedNames = None,
     fronts: Fronts = 1,
     scenes: Scenes = 16,
     scene_seconds: SceneSeconds = 300.0,
@@ -206,6 +210,7 @@ def deploy_triton(
             fronts=fronts,
             scenes=scenes,
             idle_seconds=scene_seconds,
+            vocabulary=vocabulary,
             overwrite=overwrite,
             public_key=public_key,
         )

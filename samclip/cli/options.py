@@ -216,6 +216,17 @@ VocabularyFile = Annotated[
         "names of --names and --labels are added to them.",
     ),
 ]
+SavedNames = Annotated[
+    Path | None,
+    typer.Option(
+        "--vocabulary",
+        parser=parse_path,
+        metavar="FILE",
+        show_default=False,
+        help="Names with their examples, from a file of `samclip teach` or Vocabulary.save: a "
+        "request that asks for one of these names is answered with it.",
+    ),
+]
 Templates = Annotated[
     str | None,
     typer.Option(

@@ -31,17 +31,6 @@ _LIMITS = "Limits"
 MIB = 2**20
 PACKAGES = ("fastapi", "uvicorn", "prometheus_client", "python_multipart")
 
-SavedNames = Annotated[
-    Path | None,
-    typer.Option(
-        "--vocabulary",
-        parser=parse_path,
-        metavar="FILE",
-        show_default=False,
-        help="Names with their examples, from a file of `samclip teach` or Vocabulary.save: a "
-        "request that asks for one of these names is answered with it.",
-    ),
-]
 Host = Annotated[
     str,
     typer.Option(
@@ -195,7 +184,7 @@ Streams = Annotated[
 
 def serve(
     bundle: options.BundleArgument = None,
-    vocabulary: SavedNames = None,
+    vocabulary: options.SavedNames = None,
     host: Host = "127.0.0.1",
     port: Port = 8000,
     token_file: TokenFile = None,

@@ -238,8 +238,8 @@ class Traits:
     the same shapes are replayed from a captured CUDA graph; `slow_convolutions`: networks of many
     short convolutions run slower on it than on the backends that "auto" takes next;
     `by_name_alone`: "auto" never takes it; `profiles`: its engines are `engines.profile.Profiled`;
-    `engine_precisions`: what it can compute FP32 graphs in besides FP32, where the processor is
-    made for it, see `Reducing`.
+    `parallel_loads`: several threads may load graphs at the same time; `engine_precisions`: what it
+    can compute FP32 graphs in besides FP32, where the processor is made for it, see `Reducing`.
     """
 
     lowerings: tuple[str, ...] = ()
@@ -253,6 +253,7 @@ class Traits:
     slow_convolutions: bool = False
     by_name_alone: bool = False
     profiles: bool = False
+    parallel_loads: bool = False
     engine_precisions: tuple[EnginePrecision, ...] = ()
 
 
@@ -309,6 +310,21 @@ class Reducing(Protocol):
 
         It is tried once, in a separate process and for a limited time, and the answer is kept.
         Without `ask` nothing is tried: the probe is then unavailable until an answer is kept.
+        """
+        ...
+
+
+@runtime_checkable
+class Keeping(Protocol):
+    """A backend that keeps large graphs on the disk as it optimised them."""
+
+    def find_kept(
+        self, graph: GraphKey, options: EngineOptions
+    ) -> Callable[[], Engine | None] | None:
+        """Return what loads a graph with these digests as an earlier load optimised it.
+
+        None where nothing is kept. What is returned verifies it first, and returns None for what is
+        damaged. Only graphs without `token_rows` are kept, see `GraphSignature`.
         """
         ...
 

@@ -27,7 +27,7 @@ from samclip.errors import ExportError, ParityError
 from samclip.export.official_sam import LONGEST, MASK_GRID, make_pair
 from samclip.json_text import to_json
 from samclip.runtime.bundles.bundle import Bundle
-from samclip.runtime.model import load
+from samclip.runtime.loading import load
 from samclip.runtime.pixels.image import load_image
 
 PICTURE = (684, 1024)  # (h, w), of that picture

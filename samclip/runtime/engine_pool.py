@@ -25,6 +25,7 @@ from samclip.engines.base import (
     EngineOptions,
     EnginePrecision,
     GraphSource,
+    Keeping,
     Tensor,
     library_version,
 )
@@ -41,7 +42,7 @@ from samclip.errors import (
 from samclip.runtime.bundles.bundle import Bundle
 from samclip.runtime.bundles.manifest import Graph, Variant, base_name
 from samclip.runtime.bundles.ready_shapes import ReadyShapes
-from samclip.runtime.graph_outputs import Feeds, OutputCheck
+from samclip.runtime.graph_outputs import IMAGE_KEYS, POINT_DECODER, Feeds, OutputCheck
 from samclip.runtime.stages import debug_time
 
 if TYPE_CHECKING:
@@ -86,7 +87,7 @@ class EnginePool:
         self._precision = precision
         self._engines: dict[EngineName, Checked] = {}
         self._shapes = ReadyShapes(bundle.manifest, max_shapes)
-        self._loading = threading.RLock()
+        self._loading: dict[str, threading.RLock] = {}
         self._usage = Usage()
         self._process = os.getpid()
 
@@ -126,6 +127,15 @@ class EnginePool:
             else self._variant(described, self._precision_of(graph, described))
         )
 
+    def decoders(self, canvas: tuple[int, int]) -> tuple[str, ...]:
+        """Return the graphs that answer prompts without masks on a canvas (h, w), in their order.
+
+        They are `image_keys` and `point_decoder` where the backend has both, else `mask_decoder`.
+        """
+        name_for = self.bundle.manifest.name_for
+        apart = name_for(IMAGE_KEYS, canvas), name_for(POINT_DECODER, canvas)
+        return apart if all(map(self.variant, apart)) else (name_for("mask_decoder", canvas),)
+
     def streams_for(self, runs: int) -> int:
         """Return how many of so many runs of a graph are best made at once, each on its own cores.
 
@@ -136,10 +146,14 @@ class EnginePool:
         worth = runs >= RUNS_IN_STREAMS and self.backend.traits.gains_by_streams
         return STREAMS if free and worth else 1
 
-    def load(self, graph: str) -> None:
-        """Load `graph` now instead of on its first run."""
+    def load(self, graph: str, meanwhile: Callable[[], None] | None = None) -> None:
+        """Load `graph` now instead of on its first run.
+
+        `meanwhile`: called in another thread once the graph is read and checked, while the backend
+        makes it ready. Its errors are logged, for debugging alone: they are those of a later use.
+        """
         with self._in_use(graph):
-            self._engine(graph)
+            self._engine(graph, meanwhile)
 
     def run(
         self, graph: str, feeds: Feeds, outputs: Sequence[str] | None = None
@@ -215,25 +229,32 @@ class EnginePool:
     def _run(
         self, graph: str, feeds: Feeds, outputs: Sequence[str] | None, streams: int = 1
     ) -> tuple[OutputCheck, dict[str, Tensor]]:
-        engine, check = self._engine(graph, streams)
+        engine, check = self._engine(graph, streams=streams)
         check.check_tokens(feeds)
         with debug_time("ran %s", graph):
             results = engine.run(feeds, outputs)
         check.check(feeds, results)
         return check, results
 
-    def _engine(self, graph: str, streams: int = 1) -> Checked:
+    def _engine(
+        self, graph: str, meanwhile: Callable[[], None] | None = None, *, streams: int = 1
+    ) -> Checked:
         name = graph, streams
         ready = self._engines.get(name)  # without the lock: another graph may be loading
         if ready is not None:
             return ready
-        with self._loading:  # a signal handler may come here in the middle of a load
+        with self._lock_of(graph):  # a signal handler may come here in the middle of a load
             if name not in self._engines:
                 self._free_surplus()
-                loaded = self._load(graph, streams)
+                loaded = self._load(graph, meanwhile, streams=streams)
                 if self._engines.setdefault(name, loaded) is not loaded:
                     loaded[0].close()
             return self._engines[name]
+
+    def _lock_of(self, graph: str) -> threading.RLock:
+        """Return what is held while a graph is loaded: one lock for all that load one by one."""
+        key = graph if self.backend.traits.parallel_loads else ""
+        return self._loading.setdefault(key, threading.RLock())
 
     def _free_surplus(self) -> None:
         """Free the engines of shapes beyond the bound, before others are loaded."""
@@ -246,10 +267,17 @@ class EnginePool:
         if names:
             _logger.debug("freed %s", ", ".join(dict.fromkeys(graph for graph, _ in names)))
 
-    def _load(self, graph: str, streams: int) -> Checked:
+    def _load(
+        self, graph: str, meanwhile: Callable[[], None] | None = None, *, streams: int = 1
+    ) -> Checked:
         described = self._described(graph)
         precision = self._precision_of(graph, described)
         version = library_version(self.backend)
+        begin = _once(meanwhile)
+        shared = self._options if streams == 1 else self._options.in_streams(streams)
+        kept = self._load_kept(graph, described, precision, shared, begin)
+        if kept is not None:
+            return kept, OutputCheck(graph, described, self.bundle.manifest)
         for notice in passed_over_notices(graph, described, self.backend.name, precision, version):
             _logger.info(notice)
         read = partial(self.bundle.source, graph, self.backend.name, precision, version)
@@ -259,9 +287,33 @@ class EnginePool:
         options = self._admitted(graph, source)
         if streams > 1:
             options = options.in_streams(streams)
+        begin()
         with debug_time("made %s ready on %s", graph, self.backend.name):
             engine = self.backend.load(source, options)
         return engine, OutputCheck(graph, described, self.bundle.manifest, rows)
+
+    def _load_kept(
+        self,
+        graph: str,
+        described: Graph,
+        precision: str | None,
+        options: EngineOptions,
+        begin: Callable[[], None],
+    ) -> Engine | None:
+        """Load a graph as an earlier load optimised it; None where nothing sound is kept."""
+        variant = self._variant(described, precision)
+        if variant is None or options.precision != FULL:
+            return None
+        if not isinstance(self.backend, Keeping):
+            return None
+        load = self.backend.find_kept(self.bundle.graph_key(graph, variant), options)
+        if load is None:
+            return None
+        begin()
+        with debug_time(
+            "made %s ready on %s, as it was optimised before", graph, self.backend.name
+        ):
+            return load()
 
     def _admitted(self, graph: str, source: GraphSource) -> EngineOptions:
         """Return the options of a graph's engine: in fewer bits only where it was judged here.
@@ -304,6 +356,25 @@ class EnginePool:
         wanted = self._precision
         offered = self._variant(graph, wanted) is not None
         return wanted if base_name(name) == "encoder" or offered else None
+
+
+def _once(work: Callable[[], None] | None) -> Callable[[], None]:
+    """Return a function that begins `work` in another thread, the first time that it is called."""
+    waiting = [] if work is None else [work]
+
+    def begin() -> None:
+        while waiting:
+            threading.Thread(target=_try, args=(waiting.pop(),), name="samclip-load").start()
+
+    return begin
+
+
+def _try(work: Callable[[], None]) -> None:
+    """Do work ahead of its use, which meets the same error if there is one."""
+    try:
+        work()
+    except Exception:  # whatever it is, the use raises it
+        _logger.debug("what was begun ahead of its use failed", exc_info=True)
 
 
 def check_stack() -> None:

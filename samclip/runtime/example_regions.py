@@ -29,6 +29,7 @@ from samclip.runtime.pixels.arrays import as_array
 from samclip.runtime.results.masks import Masks
 from samclip.runtime.scene import Scene
 from samclip.runtime.tasks.regions import parse_given
+from samclip.runtime.text.bundle_text import naming_parts, space_digest
 from samclip.runtime.text.names import check_known
 from samclip.runtime.text.vocabulary import Vocabulary, examples_of, unit_rows
 
@@ -91,6 +92,16 @@ def picture_space(bundle: Bundle) -> str:
             entry = None if file is None else manifest.files.get(file)
             digest.update(f"{name} {None if entry is None else entry.sha256};".encode())
     return digest.hexdigest()
+
+
+def check_saved(made: Vocabulary, bundle: Bundle) -> None:
+    """Check that a bundle can use a vocabulary, without a graph of it.
+
+    Raises CapabilityError for a bundle that cannot name, VocabularyError as `Vocabulary.check`.
+    """
+    _, text = naming_parts(bundle.manifest)
+    pictures = None if made.examples is None else picture_space(bundle)
+    made.check(space_digest(bundle, text), text.embed_dim, pictures)
 
 
 def _checked(given: GivenExamples, names: Sequence[str]) -> Iterator[tuple[str, Scene, Region]]:

@@ -24,13 +24,11 @@ from samclip.runtime.graph_outputs import (
     BACKBONE,
     FULL_LOGITS,
     FULL_MASK,
-    IMAGE_KEYS,
     IMAGE_SIDE,
     IOUS,
     MASK_STRIDE,
     MASKS,
     NAME_FEATURES,
-    POINT_DECODER,
     UPSCALER,
     Feeds,
 )
@@ -237,23 +235,20 @@ class Features:
 
     def _asked(self, batch: PromptBatch) -> tuple[str, Feeds]:
         """Return the name of the graph that answers a batch, and what it reads."""
-        side = None if batch.has_mask_input.any() else self._image_side()
-        if side is None:
+        *before, decoder = self._pool.decoders(self.letterbox.canvas)
+        if batch.has_mask_input.any() or not before:
             whole: Feeds = {**self._pick("image_embeddings"), **batch.feeds()}
             return self._name("mask_decoder"), whole
         points: Feeds = {
-            **side,
+            **self._image_side(before[0]),
             "point_coords": batch.point_coords,
             "point_labels": batch.point_labels,
         }
-        return self._name(POINT_DECODER), points
+        return decoder, points
 
-    def _image_side(self) -> dict[str, Tensor] | None:
-        """Return what prompts without masks share, computed once; None where they have no graph."""
-        graph = self._name(IMAGE_KEYS)
+    def _image_side(self, graph: str) -> dict[str, Tensor]:
+        """Return what prompts without masks share, computed once by a graph."""
         embeddings: Feeds = self._pick("image_embeddings")
-        if not (self._pool.variant(graph) and self._pool.variant(self._name(POINT_DECODER))):
-            return None
         with self._side_lock:
             if self._side is None:
                 self._side = self._pool.run(graph, embeddings, IMAGE_SIDE)

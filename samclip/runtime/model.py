@@ -1,14 +1,11 @@
-"""The model: one bundle, ready to run on this device."""
+"""The model: one bundle, ready to run on this device; made by `loading.load`."""
 
 from __future__ import annotations
 
 import inspect
 import logging
 import math
-import operator
-import os
 import threading
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import closing
@@ -20,50 +17,35 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from samclip.disk.cache_folder import check_cache_dir
-from samclip.engines.base import FULL, Backend, EngineOptions
+from samclip.engines.base import Backend, EngineOptions
 from samclip.engines.dlpack import ExchangeError
 from samclip.engines.foreign import ForeignTensor, is_foreign, take
-from samclip.engines.isolated.backend import IsolatedBackend
 from samclip.engines.machine.host import as_memory_error
-from samclip.engines.registry import AUTO, Choice, PassedOver, decide, get_backend
+from samclip.engines.registry import Choice, PassedOver
 from samclip.errors import (
-    CapabilityError,
     ImageError,
     InputError,
     VocabularyError,
     did_you_mean,
 )
-from samclip.runtime.backend_choice import (
-    check_engine_precision,
-    check_precision,
-    first_encoder,
-    start_fastest,
-    waits_for_a_shape,
-)
 from samclip.runtime.bundles.aspects import find_canvases
 from samclip.runtime.bundles.bundle import Bundle
-from samclip.runtime.bundles.holds import hold_release
-from samclip.runtime.bundles.home import find_bundle
 from samclip.runtime.bundles.manifest import Manifest, base_name
-from samclip.runtime.bundles.signature import chosen_public_key
 from samclip.runtime.clip_tower import ClipOfPhoto, PassCounter, Passes
-from samclip.runtime.devices import check_device, parse_device
-from samclip.runtime.engine_pool import EnginePool
 from samclip.runtime.example_regions import GivenExamples, add_examples, picture_space
 from samclip.runtime.features import Features
 from samclip.runtime.graph_outputs import STAND_INS
+from samclip.runtime.opening import Opened, load_decoder, open_engines
 from samclip.runtime.photo import DevicePhoto, Photo
 from samclip.runtime.pixels.encoder_input import DeviceFeeds, EncoderFeeds, EncoderInput
 from samclip.runtime.pixels.image import (
-    DEFAULT_MAX_PIXELS,
     Letterbox,
     arrange_tensor,
     check_colour,
-    check_max_pixels,
     from_bgr,
     load_image,
 )
+from samclip.runtime.pixels.limits import DEFAULT_MAX_PIXELS
 from samclip.runtime.pixels.mask_ops import MASK_THRESHOLD
 from samclip.runtime.pixels.prompts import Arrays
 from samclip.runtime.results.masks import Masks
@@ -73,18 +55,15 @@ from samclip.runtime.stages import add_times, report, stage, stopwatch
 from samclip.runtime.tasks.region_naming import RegionNamer
 from samclip.runtime.tasks.token_naming import TokenNamer
 from samclip.runtime.tasks.tower_naming import TowerNamer
-from samclip.runtime.text.bundle_text import open_text_space, space_digest
+from samclip.runtime.text.bundle_text import naming_parts, open_text_space, space_digest
 from samclip.runtime.text.losses import warn_same
 from samclip.runtime.text.names import as_names, gather_texts, mark_seen
 from samclip.runtime.text.text_space import TextSpace
 from samclip.runtime.text.vocabulary import Vocabulary, join_vocabularies, warn_untrained
 
 if TYPE_CHECKING:
-    from samclip.engines.plans.gate.cases import Trial
-    from samclip.engines.plans.sidecar import AxisRange
     from samclip.video.watch import Ask, Watch
 
-MAX_TIMEOUT = 1e6  # seconds
 _logger = logging.getLogger("samclip")
 Image = TypeVar("Image")
 Answer = TypeVar("Answer")
@@ -93,136 +72,6 @@ Prepared = tuple[Photo, EncoderFeeds | DeviceFeeds, Letterbox, dict[str, float]]
 
 def _is_of_torch(image: object) -> bool:
     return type(image).__module__.partition(".")[0] == "torch"
-
-
-@as_memory_error
-def load(  # noqa: PLR0913 - each is one choice of a caller
-    name_or_path: str | Path | None = None,
-    backend: str = "auto",
-    *,
-    precision: str | None = None,
-    engine_precision: str | None = None,
-    threads: int | None = None,
-    streams: int = 1,
-    device: object = None,
-    cache_dir: str | Path | None = None,
-    public_key: str | Path | None = None,
-    max_pixels: int | None = None,
-    timeout: float | None = None,
-    aspects: str | Sequence[str] | None = None,
-    max_shapes: int | None = None,
-) -> Model:
-    """Load a bundle and make its encoder ready; on CPUs, where there are several, with an image.
-
-    `name_or_path`: a directory, or the name of a bundle in the bundle home or among the bundles
-    that come with the package; None means "samclip-tiny".
-    `backend`: "onnxruntime", "cuda" and so on, or "auto" for the fastest one that works here and
-    that the bundle was made for. A backend that does not start after all, or TensorRT without
-    plans of this bundle, is logged as a warning and the next one is tried, see
-    `Model.passed_over`.
-    `precision`: that of the encoder, and of the other graphs that have it; "int8" means either
-    kind of INT8, None the bundle's preference on this backend.
-    `engine_precision`: what the engine computes in where a graph is in FP32: "bf16", on processors
-    that are made for it, with OpenVINO; "fp32"; or None, which is "fp32" unless "auto" takes what
-    was measured here. The first load with "bf16" tries the processor and
-    compares each graph with FP32, which takes a minute or more; later ones read what was found.
-    Outputs that depart from FP32, and the embeddings of texts, are computed in FP32 all the same.
-    `threads`: CPU threads for one run of a graph, at most the number of processors; None means a
-    stream's share of the cores.
-    `streams`: the number of images that `answer_all` works on at the same time, at most the number
-    of processors. 2 or more give throughput, 1 gives the shortest time for a single image.
-    `device`: "cpu"; "cuda", "cuda:1", or the number of a GPU; a `torch.device`; None for the
-    fastest that works here. With "auto" only backends for that device are tried: for a GPU plans of
-    TensorRT, then ONNX Runtime's CUDA. Where none works that is an error, and never the CPU.
-    `cache_dir`: the folder in which text embeddings are kept between runs; None means the user's
-    cache.
-    `public_key`: a key file, PEM or OpenSSH's, whose key must have signed the bundle; None means
-    the file that `$SAMCLIP_PUBLIC_KEY` names, if it is set.
-    `max_pixels`: images of more pixels are refused before they are decoded; None means
-    134,217,728. Decoding holds up to 7 bytes a pixel, 11 for progressive JPEG files, and a scene
-    keeps 3.
-    `timeout`: for bundles of strangers. Seconds that loading a graph may take, and each run of one,
-    on CPU backends; None means no limit. Each graph then runs in a separate process, which is
-    ended at the limit (EngineTimeoutError) and started again by the next call.
-    `aspects`: for bundles with several shapes of input, those to use, as "16:9" for a camera or
-    ["4:3", "3:4"]; None means all. The graphs of a shape are made ready when the first image of it
-    comes, and stay: each further shape takes memory. The encoder of one shape alone, and that of
-    the first on a GPU, is made ready here. An image of yet another shape is padded to one of
-    these, or made smaller.
-    `max_shapes`: the number of shapes whose graphs are kept ready. For one more, the graphs of the
-    shape that was used longest ago are freed, and loaded again when it comes back. None means all.
-
-    Raises BundleError (BundleNotFoundError, SignatureError, GraphError), BackendUnavailableError,
-    PlanError, EngineRunError, InputError.
-
-    Examples:
-        >>> model = samclip.load()
-        >>> model.manifest.name
-        'samclip-tiny'
-    """
-    begun = time.perf_counter()
-    check_precision(precision)
-    limit = check_max_pixels(max_pixels)
-    kept = _check_count("max_shapes", max_shapes, capped=False)
-    seconds = _check_timeout(timeout)
-    wish = parse_device(device)
-    folder = check_cache_dir(cache_dir)
-    wanted = check_engine_precision(engine_precision)
-    options = EngineOptions(
-        threads=_check_count("threads", threads),
-        streams=_check_count("streams", streams) or 1,
-        device=wish.index,
-        precision=wanted or FULL,
-    )
-    bundle = Bundle.open(find_bundle(name_or_path), chosen_public_key(public_key))
-    bundle = bundle.limited_to(aspects)
-    check_precision(precision, bundle)
-    named = None if isinstance(backend, str) and backend == AUTO else get_backend(backend)
-    if named is not None:
-        check_device(named, wish)
-
-    def start(choice: Choice) -> Model:
-        if seconds is not None:
-            choice = replace(choice, backend=IsolatedBackend(choice.backend, seconds))
-        chosen = replace(options, precision=wanted or choice.engine_precision)
-        model = Model(bundle, choice, chosen, precision or choice.precision, folder, limit, kept)
-        took = (time.perf_counter() - begun) * 1e3
-        _logger.info("load %s on %s: %.1f ms", bundle.manifest.name, choice.backend.name, took)
-        return model
-
-    if named is not None:
-        return start(decide(named.name))
-    return start_fastest(bundle, options, precision, start, wish, wanted)
-
-
-def _check_count(what: str, number: int | None, capped: bool = True) -> int | None:
-    """Check a number, and cap one of threads or streams at the number of processors."""
-    if number is None:
-        return None
-    try:
-        count = 0 if isinstance(number, bool) else operator.index(number)
-    except TypeError:
-        count = 0
-    if count < 1:
-        raise InputError(
-            f"{what} must be a whole number of at least 1 or None; got {number!r:.100}."
-        )
-    return min(count, os.cpu_count() or 1) if capped else count
-
-
-def _check_timeout(seconds: float | None) -> float | None:
-    """Check a time limit, and cap it at what timers of the kernel take."""
-    if seconds is None:
-        return None
-    if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not seconds > 0:
-        raise InputError(f"timeout must be a number of seconds above 0 or None; got {seconds!r}.")
-    return min(float(seconds), MAX_TIMEOUT)
-
-
-def _make_trial(bundle: Bundle, graph: str, axes: Mapping[str, AxisRange]) -> Trial:
-    from samclip.runtime.plans.trial import Trials  # noqa: PLC0415 - for plans alone
-
-    return Trials(bundle).make(graph, axes)
 
 
 def _namer_of(manifest: Manifest) -> Namer:
@@ -235,7 +84,7 @@ def _namer_of(manifest: Manifest) -> Namer:
 
 
 class Model:
-    """One bundle, ready to run; made by `load`.
+    """One bundle, ready to run; made by `samclip.load`.
 
     `encode` turns an image into a `Scene`, which answers every task. Any method may be called from
     several threads at once. A model ends with `close()` or at the end of its `with` block; after
@@ -262,16 +111,17 @@ class Model:
         cache_dir: str | Path | None = None,
         max_pixels: int = DEFAULT_MAX_PIXELS,
         max_shapes: int | None = None,
+        opened: Opened | None = None,
     ) -> None:
+        """Make ready what `opened` is not given of: it is then of the same arguments."""
         self.bundle = bundle
         self._max_pixels = max_pixels
         self._streams = options.streams
         self._choice = backend if isinstance(backend, Choice) else Choice(backend)
-        self._hold = hold_release(bundle.path)
-        trial = partial(_make_trial, bundle)
-        self._pool = EnginePool(bundle, self._choice.backend, options, precision, trial, max_shapes)
-        if not waits_for_a_shape(bundle, self._choice.backend, options):
-            self._pool.load(first_encoder(bundle))
+        opened = opened or open_engines(
+            bundle, self._choice.backend, options, precision, max_shapes
+        )
+        self._pool, self._hold = opened.pool, opened.hold
         manifest = bundle.manifest
         self._namer = _namer_of(manifest)
         self._cache_dir = None if cache_dir is None else Path(cache_dir)
@@ -571,13 +421,7 @@ class Model:
                 if new or synonyms is not None or seen is not None:
                     parts.append(self._embed_names(new, templates, synonyms, seen))
                 return join_vocabularies(parts)
-        head, text = self.manifest.head, self.manifest.text
-        if head is None or text is None:
-            lacking = "CLIP head" if head is None else "text"
-            raise CapabilityError(
-                f"bundle {self.manifest.name!r} has no {lacking}, so it cannot name anything. "
-                "Export it with one, or choose another bundle."
-            )
+        head, text = naming_parts(self.manifest)
         self._pool.check_open()
         if not head.trained:
             warn_untrained(self.manifest.name)
@@ -788,8 +632,10 @@ class Model:
         counter: PassCounter,
         tower: ClipOfPhoto | None = None,
     ) -> Features:
+        encoder = self.manifest.name_for("encoder", letterbox.canvas)
         with stage("encode"):
-            encoded = self._pool.run(self.manifest.name_for("encoder", letterbox.canvas), feeds)
+            self._pool.load(encoder, partial(load_decoder, self._pool, letterbox.canvas))
+            encoded = self._pool.run(encoder, feeds)
         counter.add(sam=1)
         return Features(self._pool, letterbox, encoded, tower)
 

@@ -140,9 +140,9 @@ class Scene(Viewable):
         """Return an output of the encoder on the device that computed it, without a copy.
 
         "image_embeddings": that of `Scene.image_embeddings`; "backbone_features": before SAM's
-        neck. torch, cupy, jax and numba take it as it is, see `DeviceTensor`. It stays valid after `close` of
-        scene and model. Do not write to it: this scene's tasks read the same memory. Raises
-        InputError for another name, ClosedError.
+        neck. torch, cupy, jax and numba take it as it is, see `DeviceTensor`. It stays valid after
+        `close` of scene and model. Do not write to it: this scene's tasks read the same memory.
+        Raises InputError for another name, ClosedError.
 
         Examples:
             >>> scene.tensor_names

@@ -20,13 +20,21 @@ from samclip.runtime.bundles.bundle import Bundle
 from samclip.runtime.bundles.manifest_file import read_manifest
 from samclip.runtime.model import Model
 from samclip.runtime.scene import Scene
+from samclip.runtime.text.vocabulary import Vocabulary, load_vocabulary
 from samclip.server.answers import AnyAnswer, list_warnings
 from samclip.server.problems import ProblemError
 from samclip.server.questions import Classify, Everything, Segment
 from samclip.server.settings import Limits
 from samclip.triton.inner_calls import InnerBackend
 from samclip.triton.questions import Request, TaskQuestion, answer_tensors, read_request
-from samclip.triton.records import BUNDLE_FOLDER, FRONT_RECORD, FrontRecord, InnerGraph, read_record
+from samclip.triton.records import (
+    BUNDLE_FOLDER,
+    FRONT_RECORD,
+    VOCABULARY,
+    FrontRecord,
+    InnerGraph,
+    read_record,
+)
 from samclip.triton.served_graph import check_arrays, triton_module, version_folder
 
 
@@ -60,6 +68,7 @@ class Front:
     _record: FrontRecord
     _model: Model
     _scenes: SequenceScenes
+    _saved: Vocabulary | None = None
     _limits = Limits()
 
     def initialize(self, arguments: dict[str, str]) -> None:
@@ -72,6 +81,8 @@ class Front:
         )
         bundle = FrontBundle.read_from(folder / BUNDLE_FOLDER, self._record.graphs)
         self._model = Model(bundle, backend, EngineOptions(), max_pixels=self._limits.pixels)
+        if self._record.vocabulary:
+            self._saved = self._model.vocabulary(load_vocabulary(folder / VOCABULARY))
         self._scenes = SequenceScenes(self._record.scenes, self._record.idle_seconds)
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
@@ -124,7 +135,7 @@ class Front:
                 scene.close()
 
     def _ask(self, scene: Scene, question: TaskQuestion, prompts: Mapping[str, Any]) -> AnyAnswer:
-        names, templates = question.names_for(self._model)
+        names, templates = question.names_for(self._model, self._saved)
         if isinstance(question, Segment):
             return scene.segment(
                 **prompts,

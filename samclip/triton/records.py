@@ -16,7 +16,7 @@ from samclip.runtime.bundles.manifest import FileEntry, Record
 from samclip.runtime.bundles.weights import parse_weights
 
 GRAPH_RECORD, FRONT_RECORD, MARKER = "graph.json", "front.json", "samclip-triton.json"
-BUNDLE_FOLDER = "bundle"
+BUNDLE_FOLDER, VOCABULARY = "bundle", "vocabulary.safetensors"
 MAX_RECORD_BYTES = 2**20
 Kind = TypeVar("Kind", bound=msgspec.Struct)
 
@@ -43,7 +43,8 @@ class InnerGraph(Record, frozen=True, kw_only=True):
 class FrontRecord(Record, frozen=True, kw_only=True):
     """What the front model serves: graphs by name, the device of their outputs, its scenes.
 
-    `scenes`: kept at once by one instance; `idle_seconds`: after its last request one goes.
+    `scenes`: kept at once by one instance; `idle_seconds`: after its last request one goes;
+    `vocabulary`: whether there is a file VOCABULARY of saved names.
     """
 
     bundle: str
@@ -52,6 +53,7 @@ class FrontRecord(Record, frozen=True, kw_only=True):
     graphs: dict[str, InnerGraph]
     scenes: Annotated[int, msgspec.Meta(ge=1)]
     idle_seconds: Annotated[float, msgspec.Meta(gt=0)]
+    vocabulary: bool = False
 
 
 class RepositoryRecord(Record, frozen=True, kw_only=True):

@@ -6,7 +6,7 @@
         samclip-triton.json            its source, and the SHA-256 of each file
         street/                        the front model: scenes, prompts, names
             config.pbtxt
-            1/model.py, front.json, bundle/
+            1/model.py, front.json, bundle/, vocabulary.safetensors
         street-encoder/                each graph of the bundle
             config.pbtxt
             1/model.onnx, encoder.safetensors
@@ -30,7 +30,7 @@ from samclip.disk.directory_swap import partial_directory, put_in_place
 from samclip.disk.partial_files import as_write_error, sync_tree
 from samclip.disk.paths import user_path
 from samclip.engines.steps import ChangeSettings
-from samclip.errors import DeployError, InputError, IntegrityError
+from samclip.errors import DeployError, InputError, IntegrityError, VocabularyError
 from samclip.progress import SILENT, Progress, track
 from samclip.runtime.backend_choice import check_precision
 from samclip.runtime.bundles.bundle import Bundle
@@ -40,7 +40,9 @@ from samclip.runtime.bundles.manifest import FileEntry, Text, base_name
 from samclip.runtime.bundles.signature import chosen_public_key
 from samclip.runtime.bundles.writing import write_entry
 from samclip.runtime.deploy.releases import identify_bundle, own_files
+from samclip.runtime.example_regions import check_saved
 from samclip.runtime.graph_outputs import STAND_INS
+from samclip.runtime.text.vocabulary import load_vocabulary
 from samclip.triton.config_text import ModelConfig, Sequences
 from samclip.triton.graph_models import (
     BACKENDS,
@@ -54,6 +56,7 @@ from samclip.triton.records import (
     FRONT_RECORD,
     GRAPH_RECORD,
     MARKER,
+    VOCABULARY,
     FrontRecord,
     GraphRecord,
     InnerGraph,
@@ -83,7 +86,8 @@ class RepositorySettings:
     `graphs`: which back end runs its graphs, and where; `name`: that of the front model, and the
     beginning of all others, None for the bundle's; `fronts`: instances of the front model, each a
     process; `scenes`: kept at once by each of them, and `idle_seconds` after its last request one
-    goes; `overwrite`: replace a repository that this wrote; `public_key`: as for `samclip.load`.
+    goes; `vocabulary`: a file of saved names, by which the front answers questions with these
+    names; `overwrite`: replace a repository that this wrote; `public_key`: as for `samclip.load`.
 
     Raises InputError.
     """
@@ -93,6 +97,7 @@ class RepositorySettings:
     fronts: int = 1
     scenes: int = 16
     idle_seconds: float = 300.0
+    vocabulary: str | PathLike[str] | None = None
     overwrite: bool = False
     public_key: str | PathLike[str] | None = None
 
@@ -146,11 +151,14 @@ def write_repository(
 
     It is written next to `to` and renamed, so a server that polls sees the old one or the new one.
     Raises DeployError for a folder with anything but a repository of samclip's, BundleError and
-    PlanError as `Bundle.source` and `find_plan` do, WriteError, InputError.
+    PlanError as `Bundle.source` and `find_plan` do, WriteError, InputError; VocabularyError and
+    CapabilityError for saved names that the bundle cannot use.
     """
     asked = settings or RepositorySettings()
     source = Bundle.open(find_bundle(bundle), chosen_public_key(asked.public_key))
     check_precision(asked.graphs.precision, source)
+    if asked.vocabulary is not None:
+        check_saved(load_vocabulary(asked.vocabulary), source)
     path = user_path(to, "the model repository").absolute()
     if path.is_relative_to(source.path):
         raise DeployError(
@@ -308,15 +316,27 @@ def _front_files(
         graphs=dict(inner),
         scenes=asked.scenes,
         idle_seconds=asked.idle_seconds,
+        vocabulary=asked.vocabulary is not None,
     )
+    saved = {} if asked.vocabulary is None else {VOCABULARY: _read_saved(asked.vocabulary)}
     texts = {name: bundle.read(name) for name in text_files(bundle.manifest.text)}
     own = {name: (bundle.path / name).read_bytes() for name in own_files(bundle.path)}
     whole = {**own, **texts}
     return {
         "model.py": MODEL_PY.format(module="front", name="Front").encode(),
         FRONT_RECORD: encode(record),
+        **saved,
         **{f"{BUNDLE_FOLDER}/{name}": data for name, data in whole.items()},
     }
+
+
+def _read_saved(given: str | PathLike[str]) -> bytes:
+    """Return the bytes of a vocabulary that was read before; the front checks their digest."""
+    path = user_path(given, "the vocabulary's path")
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise VocabularyError(f"{path} cannot be read: {error.strerror}. Deploy again.") from error
 
 
 def text_files(text: Text | None) -> list[str]:

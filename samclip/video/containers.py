@@ -22,7 +22,7 @@ from samclip.errors import (
     StreamTimeoutError,
 )
 from samclip.runtime.pixels.decode import MAX_SIDE
-from samclip.runtime.pixels.image import DEFAULT_MAX_PIXELS
+from samclip.runtime.pixels.limits import DEFAULT_MAX_PIXELS
 from samclip.video.frames import DamagedFrameError, Grab, Pixels
 
 if TYPE_CHECKING:

@@ -20,7 +20,7 @@ from samclip.runtime.bundles.weights import parse_tensors, serialise_weights
 from samclip.runtime.text.examples import Examples
 from samclip.runtime.text.names import MAX_NAMES
 from samclip.runtime.text.vocabulary import Vocabulary, load_vocabulary
-from samclip.runtime.text.vocabulary_file import MAX_BYTES, MAX_HEADER_BYTES, _digest
+from samclip.runtime.text.vocabulary_file import MAX_BYTES, MAX_HEADER_BYTES, digest_of
 
 Arrays = dict[str, NDArray[Any]]
 Change = Callable[[dict[str, Any], Arrays], None]
@@ -75,7 +75,7 @@ def forge(whole: bytes, change: Change) -> bytes:
     facts, tensors = json.loads(metadata["vocabulary"]), dict(arrays)
     change(facts, tensors)
     encoded = json.dumps(facts)
-    metadata |= {"vocabulary": encoded, "sha256": _digest(encoded, tensors)}
+    metadata |= {"vocabulary": encoded, "sha256": digest_of(encoded, tensors)}
     return serialise_weights(tensors, metadata, MAX_HEADER_BYTES)
 
 

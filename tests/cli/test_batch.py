@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from cli_fakes import Run
 from colour_files import write_colour
 from coloured_bundle import write_coloured_bundle
 
+import samclip
 from samclip.batch import packages
 from samclip.batch.job import InProcess, Job
 from samclip.batch.questions import Question
@@ -59,6 +61,32 @@ def test_a_folder_becomes_rows_and_a_second_run_adds_nothing(folder: Path, run: 
     other = run(*command[:-2], "--task", "semantic", "--to", "rows")
     assert other.exit_code == 1
     assert "tasks: ['classify', 'embed'] there, ['semantic'] now" in other.stderr
+
+
+def test_saved_names_go_before_others_and_are_part_of_the_job(
+    folder: Path, bundle: Path, run: Run
+) -> None:
+    """A folder goes on with the same file; other embeddings of the same names are another job."""
+    with samclip.load(bundle, "onnxruntime") as model, model.encode("photos/red.png") as scene:
+        texts = model.vocabulary(["our mug", "a cat"])
+        model.vocabulary(texts.names, "many {}s").save("others.safetensors")
+        taught = model.vocabulary(texts, examples={"our mug": [(scene, None)]})
+        taught.save("plant.safetensors")
+        expected = scene.classify(model.vocabulary([taught, "a dog"])).top(3)
+    command = ("batch", "photos", "--names", "a dog", "--to", "rows", "--backend", "onnxruntime")
+    result = run(*command, "--vocabulary", "plant.safetensors")
+    assert result.exit_code == 0, result.stderr
+    row = rows()["red.png"]
+    assert row["names"] == [name for name, _ in expected]
+    assert row["probabilities"] == pytest.approx([share for _, share in expected])
+    again = run(*command, "--vocabulary", "plant.safetensors")
+    assert "2 of them done before" in again.stdout
+    other = run(*command, "--vocabulary", "others.safetensors")
+    assert (other.exit_code, "sha256" in other.stderr) == (1, True)
+    replace(taught, space="0" * 64).save("foreign.safetensors")
+    foreign = run(*command[:-4], "--to", "others", "--vocabulary", "foreign.safetensors")
+    assert (foreign.exit_code, "text space" in foreign.stderr) == (2, True)
+    assert not Path("others").exists()
 
 
 def test_every_task_takes_its_options(folder: Path, run: Run) -> None:

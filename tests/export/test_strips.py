@@ -19,6 +19,7 @@ from samclip.export.models.efficientnet_lite import LITE0, EfficientNetLite, Lit
 from samclip.export.models.norms import fold_batch_norms
 from samclip.export.models.stitched_encoder import Stitch
 from samclip.export.models.tiny_vit import MBConv, PatchMerging, TinyVitMlp
+from samclip.export.rebuilding.alignment import align
 
 TOLERANCE = 2e-6  # of the largest magnitude: convolutions of other heights sum in another order
 
@@ -90,6 +91,9 @@ def test_strips_compute_the_same(
     assert _kinds(again) == kinds
     for ours, expected in zip(_run(_bytes_of(again), image), _run(whole, image), strict=True):
         np.testing.assert_array_equal(ours, expected)
+    template = ir.from_proto(onnx.load_model_from_string(whole))
+    for pair in align(template.graph, again.graph, lambda array: array.size > 1):
+        np.testing.assert_array_equal(pair.given, pair.template, pair.name)
 
 
 def test_a_graph_of_small_maps_is_left_alone() -> None:

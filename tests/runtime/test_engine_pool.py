@@ -14,7 +14,7 @@ import pytest
 from fakes import FakeBackend, FakeBundle, fake_manifest
 from joined_threads import join_all
 
-from samclip.engines.base import EngineOptions
+from samclip.engines.base import Engine, EngineOptions, GraphSource, Traits
 from samclip.errors import CapabilityError, ClosedError, EngineRunError
 from samclip.runtime import engine_pool as engine_pool_module
 from samclip.runtime.engine_pool import EnginePool, Usage
@@ -48,6 +48,44 @@ def test_many_threads_load_a_graph_once() -> None:
     for thread in threads:
         thread.join()
     assert len(requested(pool)) == 1
+
+
+class Waiting(FakeBackend):
+    """Makes the encoder ready once something else has happened."""
+
+    happened = threading.Event()
+
+    def load(self, source: GraphSource, options: EngineOptions) -> Engine:
+        if source.name == "encoder":
+            assert self.happened.wait(10), "nothing happened meanwhile"
+        return super().load(source, options)
+
+
+def test_another_graph_is_loaded_while_a_backend_makes_the_first_ready() -> None:
+    backend = Waiting(traits=Traits(parallel_loads=True))
+    pool = EnginePool(FakeBundle(fake_manifest()), backend, EngineOptions())  # type: ignore[arg-type]
+
+    def meanwhile() -> None:
+        pool.load("mask_decoder")
+        backend.happened.set()
+
+    pool.load("encoder", meanwhile)
+    assert set(backend.engines) == {"encoder", "mask_decoder"}
+
+
+def test_an_error_of_what_is_done_meanwhile_is_that_of_its_use() -> None:
+    pool, done = make_pool(clip=False), threading.Event()
+
+    def meanwhile() -> None:
+        try:
+            pool.load("clip_head")
+        finally:
+            done.set()
+
+    pool.load("encoder", meanwhile)
+    assert done.wait(10)
+    with pytest.raises(CapabilityError, match="has no clip_head graph"):
+        pool.load("clip_head")
 
 
 def test_precision_holds_for_the_encoder_and_where_it_is_offered() -> None:

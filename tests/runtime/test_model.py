@@ -39,7 +39,7 @@ from samclip.errors import (
     UntrainedHeadWarning,
     VocabularyError,
 )
-from samclip.runtime import model as model_module
+from samclip.runtime import loading as loading_module
 from samclip.runtime.backend_choice import fastest_first
 
 ALL = ["red", "green", "blue"]
@@ -439,8 +439,8 @@ def two_backends(monkeypatch: pytest.MonkeyPatch) -> None:
         manifest.graphs, encoder=msgspec.structs.replace(encoder, variants=variants)
     )
     bundle = FakeBundle(msgspec.structs.replace(manifest, graphs=graphs))
-    monkeypatch.setattr(model_module, "find_bundle", lambda name: name)
-    monkeypatch.setattr(model_module.Bundle, "open", lambda path, public_key=None: bundle)
+    monkeypatch.setattr(loading_module, "find_bundle", lambda name: name)
+    monkeypatch.setattr(loading_module.Bundle, "open", lambda path, public_key=None: bundle)
     monkeypatch.setattr(registry, "BACKENDS", (NotStarting("fast"), FakeBackend()))
 
 
@@ -560,7 +560,7 @@ def test_a_single_name_is_doubtful_only_where_its_probability_is_the_answer() ->
 @pytest.mark.parametrize("number", [0, -1, "x", 1.5])
 def test_threads_must_be_a_whole_number(what: str, number: Any) -> None:
     with pytest.raises(InputError, match=what):
-        model_module._check_count(what, number)
+        loading_module._check_count(what, number)
 
 
 @pytest.mark.parametrize("precision", ["fp23", "", 16])
@@ -570,9 +570,9 @@ def test_an_unknown_precision_is_refused_before_any_backend_is_tried(precision: 
 
 
 def test_threads_are_at_most_the_processors() -> None:
-    assert model_module._check_count("threads", 100_000) == os.cpu_count()
-    assert model_module._check_count("threads", 1) == 1
-    assert model_module._check_count("threads", None) is None
+    assert loading_module._check_count("threads", 100_000) == os.cpu_count()
+    assert loading_module._check_count("threads", 1) == 1
+    assert loading_module._check_count("threads", None) is None
 
 
 def test_streams_share_the_cores() -> None:

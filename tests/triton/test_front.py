@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +14,15 @@ import pytest
 from fake_triton import FRONT, GPU, FakeRequest, FakeServer, FakeTensor, fake_triton
 from numpy.typing import NDArray
 
+import samclip
 from samclip.client.decoding import decode_rle
-from samclip.errors import InputError
+from samclip.errors import InputError, VocabularyError
 from samclip.runtime.results.masks import Masks
 from samclip.runtime.scene import Scene
 from samclip.triton.front import SequenceScenes
 from samclip.triton.graph_models import GraphSettings
 from samclip.triton.records import FRONT_RECORD, FrontRecord, encode, read_record
-from samclip.triton.repository import RepositorySettings, front_config
+from samclip.triton.repository import RepositorySettings, front_config, write_repository
 
 NAMES = ["a cup of coffee", "a wooden table", "a cat"]
 TEXTS = np.array([name.encode() for name in NAMES], np.object_)
@@ -179,6 +181,36 @@ def test_features_stay_on_the_gpu(
         same_masks(found, scene.segment(boxes=BOXES, names=NAMES))
         with pytest.raises(AssertionError, match="the sequence 1 has no scene"):
             server.ask(FRONT, {"boxes": BOXES})
+
+
+def test_saved_names_are_answered_with_their_examples(
+    scene: Scene, photo_path: Path, tmp_path: Path
+) -> None:
+    """The same numbers as the API's; a file of another text space is refused before anything."""
+    with samclip.load("samclip-tiny", "onnxruntime", threads=1) as model:
+        with model.encode(photo_path) as shown:
+            taught = model.vocabulary(["our mug"], examples={"our mug": [(shown, BOXES[0])]})
+        saved = taught.save(tmp_path / "plant.safetensors")
+        expected = model.vocabulary([taught, "a cat"]).select(["a cat", "our mug"])
+        foreign = replace(taught, space="0" * 64).save(tmp_path / "foreign.safetensors")
+    graphs = GraphSettings(backend="python", threads=1)
+    settings = RepositorySettings(graphs, FRONT, vocabulary=saved)
+    record = write_repository("samclip-tiny", tmp_path / "r", settings)
+    assert f"{FRONT}/1/vocabulary.safetensors" in record.files
+    texts = np.array([b"a cat", b"our mug"], np.object_)
+    with fake_triton(tmp_path / "r") as server:
+        image = {"image": file_of(photo_path), "names": texts, "options": options("classify")}
+        found = server.ask(FRONT, image, start=True)["probabilities"]
+        np.testing.assert_array_equal(found, scene.classify(expected).probabilities)
+        plain = scene.classify(["a cat", "our mug"]).probabilities
+        assert np.abs(found - plain).max() > 1e-3
+        same_masks(
+            server.ask(FRONT, {"boxes": BOXES, "names": texts}),
+            scene.segment(boxes=BOXES, names=expected),
+        )
+    with pytest.raises(VocabularyError, match="text space"):
+        write_repository("samclip-tiny", tmp_path / "q", replace(settings, vocabulary=foreign))
+    assert not (tmp_path / "q").exists()
 
 
 def test_scenes_are_bounded_in_number_and_time() -> None:

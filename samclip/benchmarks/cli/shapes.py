@@ -131,7 +131,7 @@ def _first_of(shaped: Contender, variant: Variant) -> Variant:
     if len({*canvases, (height, width)}) == 1:
         raise InputError(
             f"the bundle {manifest.name!r} has one shape of input, {width} x {height}: there is "
-            "nothing to compare. Export one with several: samclip-export --aspects auto"
+            "nothing to compare. Export one with several: samclip-export --aspects 1:1,4:3"
         )
     return replace(variant, aspects=(_aspect(width, height),))
 

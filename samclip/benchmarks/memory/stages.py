@@ -104,7 +104,7 @@ def _on_all_shapes(manifest: Manifest, shapes: Shapes) -> Stage:
         height, width = manifest.canvases[0]
         raise CapabilityError(
             f"bundle {manifest.name!r} has one shape of input, {width} x {height}. Leave out "
-            "--shapes, or export one with several: samclip-export --aspects auto"
+            "--shapes, or export one with several: samclip-export --aspects 1:1,4:3"
         )
     used = {name for stage in FIRST_SHAPE for name in stage.graphs}
     graphs = tuple(name for name in manifest.all_graphs if base_name(name) in used)

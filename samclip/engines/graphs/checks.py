@@ -10,7 +10,9 @@ below for the most that the runtime sends in one run.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import gc
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -72,9 +74,26 @@ def check_graph(name: str, onnx: bytes, weights: Weights | None = None) -> Graph
     beyond bounds.
     """
     try:
-        return GraphCheck(parse_model(onnx), weights or {}, name).run()
+        with _uncollected():
+            return GraphCheck(parse_model(onnx), weights or {}, name).run()
     except (ValueError, ArithmeticError, RecursionError) as error:
         raise refused(name, str(error)) from error
+
+
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """Hold off the garbage collector, which the many small parts of a graph set going.
+
+    None of them is garbage: it would look through all objects of the process, which takes as long
+    as the check. It goes on after the block, where no other thread has it held off.
+    """
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
 def refused(name: str, reason: str) -> GraphError:

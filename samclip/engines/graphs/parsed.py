@@ -11,9 +11,9 @@ from __future__ import annotations
 import math
 import struct
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import NamedTuple
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -80,8 +80,7 @@ NUMPY = {FLOAT: "<f4", UINT8: "u1", INT8: "i1", INT32: "<i4", INT64: "<i8", BOOL
 EXTERNAL = 1  # of `TensorProto.data_location`
 
 
-@dataclass(frozen=True)
-class Stored:
+class Stored(msgspec.Struct, frozen=True, gc=False):
     """A tensor of numbers that the graph holds: in `data`, or in a file, where that is None."""
 
     name: str
@@ -105,8 +104,7 @@ Dims = tuple[int | str | None, ...] | None
 Attribute = int | float | str | tuple[int, ...] | Stored
 
 
-@dataclass(frozen=True)
-class Port:
+class Port(msgspec.Struct, frozen=True, gc=False):
     """A declared input, output or intermediate: dimensions are numbers, names, or unknown."""
 
     name: str
@@ -114,8 +112,7 @@ class Port:
     dims: Dims
 
 
-@dataclass(frozen=True)
-class Node:
+class Node(msgspec.Struct, frozen=True, gc=False):
     """One operator; `operator` has its domain before it, unless that is ONNX's own."""
 
     operator: str
@@ -125,8 +122,7 @@ class Node:
     attributes: Mapping[str, Attribute]
 
 
-@dataclass(frozen=True)
-class ParsedGraph:
+class ParsedGraph(msgspec.Struct, frozen=True, gc=False):
     """All of a model that engines read; `opsets` maps domains to versions."""
 
     opsets: Mapping[str, int]

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -31,8 +31,7 @@ FLOATS = (FLOAT, HALF, BFLOAT)
 WHOLE = {INT32: 2**31, INT64: 2**63}  # the largest number of each type, and one
 
 
-@dataclass(slots=True)
-class Tensor:
+class Tensor(msgspec.Struct, gc=False):
     """A tensor: `dtype` as ONNX numbers it, the sizes of its axes.
 
     `values` are its elements, flat, where they are whole numbers that follow from stored ones and
@@ -72,8 +71,7 @@ class Tensor:
 Inputs = Sequence[Tensor | None]
 
 
-@dataclass(slots=True)
-class Call:
+class Call(msgspec.Struct, gc=False):
     """A node with what it gets; `made` is the shape of its first output, once that is known.
 
     `token_rows`: how many rows it has for tokens to choose from, set by its rule.

@@ -93,8 +93,8 @@ class IsolatedBackend:
 
     @property
     def traits(self) -> Traits:
-        """Those of the backend inside, whose runs take turns here."""
-        return replace(self.inner.traits, gains_by_streams=False)
+        """Those of the backend inside, which loads and runs one graph after the other here."""
+        return replace(self.inner.traits, parallel_loads=False, gains_by_streams=False)
 
     def probe(self) -> Probe:
         """Return whether the backend inside works here."""

@@ -20,6 +20,7 @@ from samclip.engines.process_edges import never_destroy
 
 SHARED = "session.use_env_allocators"
 SHRINKS, CPU = "memory.enable_memory_arena_shrinkage", "cpu:0"
+FATAL = 4  # severity of logging: all below is raised as an exception too
 DOUBLING = 0  # regions of exactly what is asked for are of little use to the next graph
 # The graph y = Identity(x), one float: IR version 8, opset 17.
 IDENTITY = (
@@ -29,12 +30,15 @@ IDENTITY = (
 
 
 class _Arena:
-    """The arena that this process registered; `session` is None until it did."""
+    """The arena of a process: `process` registered it, None until one has begun to.
+
+    `session` runs the graph that empties it, and is made when that is first asked for.
+    """
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
+        self.process: int | None = None
         self.session: Any = None
-        self.process = os.getpid()
 
 
 _arena = _Arena()
@@ -43,35 +47,52 @@ _arena = _Arena()
 def share(library: ModuleType, settings: Any) -> None:
     """Let a session with these settings work in the process's arena.
 
-    In a forked child each session has its own: another thread may have held the lock of the arena
-    that the child inherited.
+    In a child of a process that had one, each session has its own: another thread may have held
+    the lock of the arena that the child inherited.
     """
     with _arena.lock:
-        if _arena.process != os.getpid():
-            return
-        if _arena.session is None:
-            place = library.OrtMemoryInfo(
-                "Cpu",
-                library.OrtAllocatorType.ORT_ARENA_ALLOCATOR,
-                0,
-                library.OrtMemType.DEFAULT,
-            )
-            growth = library.OrtArenaCfg({"arena_extend_strategy": DOUBLING})
-            library.create_and_register_allocator(place, growth)
-            own = library.SessionOptions()
-            own.intra_op_num_threads = 1
-            own.log_severity_level = settings.log_severity_level
-            own.add_session_config_entry(SHARED, "1")
-            _arena.session = library.InferenceSession(IDENTITY, own)
-            never_destroy(_arena.session)
-        settings.add_session_config_entry(SHARED, "1")
+        if _arena.process is None:
+            _arena.process = os.getpid()  # before: a child that is forked meanwhile has none
+            try:
+                _register(library)
+            except BaseException:
+                _arena.process = None
+                raise
+        if _arena.process == os.getpid():
+            settings.add_session_config_entry(SHARED, "1")
+
+
+def _register(library: ModuleType) -> None:
+    kind, use = library.OrtAllocatorType.ORT_ARENA_ALLOCATOR, library.OrtMemType.DEFAULT
+    growth = library.OrtArenaCfg({"arena_extend_strategy": DOUBLING})
+    library.create_and_register_allocator(library.OrtMemoryInfo("Cpu", kind, 0, use), growth)
 
 
 def give_back(library: ModuleType) -> None:
     """Return the arena's free memory to the system; takes up to some 20 ms."""
-    session = _arena.session
-    if session is not None and _arena.process == os.getpid():
+    if _arena.process == os.getpid():
         options = library.RunOptions()
         options.add_run_config_entry(SHRINKS, CPU)
-        session.run(None, {"x": np.zeros(1, np.float32)}, options)
+        _session(library).run(None, {"x": np.zeros(1, np.float32)}, options)
     release_free_memory()
+
+
+def _session(library: ModuleType) -> Any:
+    with _arena.lock:
+        if _arena.session is None:
+            own = library.SessionOptions()
+            own.intra_op_num_threads = 1
+            own.log_severity_level = FATAL
+            own.add_session_config_entry(SHARED, "1")
+            _arena.session = library.InferenceSession(IDENTITY, own)
+            never_destroy(_arena.session)
+        return _arena.session
+
+
+def _renew_lock() -> None:
+    """In a forked child: another thread may have held the lock."""
+    _arena.lock = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew_lock)

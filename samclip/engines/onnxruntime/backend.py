@@ -15,13 +15,15 @@ CUDA computes the nodes that TensorRT refuses.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from samclip.disk.cache_folder import warn_unusable
 from samclip.engines.backend_names import CUDA as CUDA_NAME
 from samclip.engines.backend_names import ONNXRUNTIME, ORT_TENSORRT
 from samclip.engines.base import (
@@ -50,6 +52,7 @@ from samclip.engines.machine.host import (
     usable_cores,
 )
 from samclip.engines.onnxruntime import arena
+from samclip.engines.onnxruntime.kept import Kept, is_worth_keeping, place_of
 from samclip.engines.onnxruntime.library import (
     CUDA_PROVIDER,
     NAME,
@@ -64,6 +67,7 @@ from samclip.engines.onnxruntime.library import (
     tensorrt_options,
 )
 from samclip.engines.onnxruntime.trace import Trace
+from samclip.engines.plans.sidecar import BuiltGraph, identify, identify_key
 from samclip.engines.process_edges import keep_in_children
 from samclip.engines.profile import ProfiledRun, not_profiled
 from samclip.errors import BackendUnavailableError
@@ -84,7 +88,6 @@ CPU_PROVIDER = "CPUExecutionProvider"
 EXTERNAL_FOLDER = "session.model_external_initializers_file_folder_path"
 # Q/DQ pairs are then computed in FP32: slower, and right.
 EXACT_INT8 = "session.disable_quant_qdq"
-FATAL = 4  # severity of logging: all below is raised as an exception too
 SLOW_ON_CPU = ["SkipLayerNormFusion"]
 CUDA_OPTIONS = {
     "arena_extend_strategy": "kSameAsRequested",
@@ -281,20 +284,12 @@ class OnnxRuntimeBackend:
         """Start a session of a graph; raises BackendUnavailableError or EngineRunError."""
         library = self._library()
         providers = self._providers(library, source, options)
+        kept = self._place_of(library, identify(source), options)
         try:
-            settings = _settings(library, options, self.device)
-            if self.device == "cpu":
-                arena.give_back(library)  # so that what only loading needs finds room
-                arena.share(library, settings)
+            settings = self._settings(library, options)
             trace = Trace(settings) if options.profile else None
             held = _add_weights(library, settings, source)
-            session = library.InferenceSession(
-                source.onnx,
-                settings,
-                providers=providers,
-                enable_fallback=0,
-                disabled_optimizers=SLOW_ON_CPU if self.device == "cpu" else None,
-            )
+            session = self._start(library, source, settings, providers, kept)
         except Exception as error:  # ONNX Runtime's exceptions share no base class
             if not is_fault(error, NAME):
                 raise
@@ -307,6 +302,78 @@ class OnnxRuntimeBackend:
             raise self._fallen_back(library, options.device)
         release_free_memory()
         return OrtEngine(library, session, source.name, self.device, options.device, held, trace)
+
+    def find_kept(
+        self, graph: GraphKey, options: EngineOptions
+    ) -> Callable[[], OrtEngine | None] | None:
+        """Return what loads a graph as an earlier load optimised it, see `Keeping`."""
+        library = self._library()
+        kept = self._place_of(library, identify_key(graph), options)
+        if kept is None or not kept.is_there():
+            return None
+        return partial(self._load_kept, library, graph.name, options, kept)
+
+    def _load_kept(
+        self, library: Any, name: str, options: EngineOptions, kept: Kept
+    ) -> OrtEngine | None:
+        graph = kept.read()
+        if graph is None:
+            return None
+        settings = self._settings(library, options, str(kept.place))
+        settings.graph_optimization_level = library.GraphOptimizationLevel.ORT_DISABLE_ALL
+        try:
+            session = library.InferenceSession(
+                graph, settings, providers=[CPU_PROVIDER], enable_fallback=0
+            )
+        except Exception as error:  # its exceptions share no base class
+            if not is_fault(error, NAME):
+                raise
+            if is_shortage(error):
+                raise shortage(clean_message(error), _owner(self.device)) from error
+            kept.remove(clean_message(error))
+            return None
+        return OrtEngine(library, session, name, self.device, options.device)
+
+    def _place_of(self, library: Any, graph: BuiltGraph, options: EngineOptions) -> Kept | None:
+        """Return where the session of a graph is kept; None where it is not."""
+        if self.device != "cpu" or options.profile:
+            return None
+        exact = (EXACT_INT8,) if saturates_int8() else ()
+        return place_of(library, graph, (*SLOW_ON_CPU, *exact))
+
+    def _settings(self, library: Any, options: EngineOptions, folder: str = os.devnull) -> Any:
+        settings = _settings(library, options, self.device, folder)
+        if self.device == "cpu":
+            arena.give_back(library)  # so that what only loading needs finds room
+            arena.share(library, settings)
+        return settings
+
+    def _start(
+        self,
+        library: Any,
+        source: GraphSource,
+        settings: Any,
+        providers: Sequence[Any],
+        kept: Kept | None,
+    ) -> Any:
+        """Start a session, and keep it where that is worth it."""
+        start = partial(
+            library.InferenceSession,
+            source.onnx,
+            settings,
+            providers=providers,
+            enable_fallback=0,
+            disabled_optimizers=SLOW_ON_CPU if self.device == "cpu" else None,
+        )
+        if kept is None or not is_worth_keeping(source):
+            return start()
+        session = None
+        try:
+            with kept.written(settings):
+                session = start()
+        except OSError as error:
+            warn_unusable(kept.folder.parent, error)
+        return start() if session is None else session
 
     def _providers(self, library: Any, source: GraphSource, options: EngineOptions) -> list[Any]:
         """List the providers with their options, the preferred one first."""
@@ -348,6 +415,7 @@ CPU = OnnxRuntimeBackend(
         on_host=True,
         gains_by_streams=True,
         profiles=True,
+        parallel_loads=True,
     ),
 )
 CUDA = OnnxRuntimeBackend(
@@ -379,14 +447,17 @@ def _owner(device: str) -> str:
     return HERE if device == "cpu" else "the GPU"
 
 
-def _settings(library: Any, options: EngineOptions, device: str) -> Any:
+def _settings(library: Any, options: EngineOptions, device: str, folder: str) -> Any:
+    """Return settings of a session that reads external data from files in `folder` alone.
+
+    Without one it would read what a graph names, unverified.
+    """
     settings = library.SessionOptions()
     settings.intra_op_num_threads = options.threads_per_run(usable_cores())
-    settings.log_severity_level = FATAL
+    settings.log_severity_level = arena.FATAL
     settings.enable_mem_pattern = False
     settings.enable_mem_reuse = device != "cpu"
-    # Else it would read external data from the disk, unverified.
-    settings.add_session_config_entry(EXTERNAL_FOLDER, os.devnull)
+    settings.add_session_config_entry(EXTERNAL_FOLDER, folder)
     if device == "cpu" and saturates_int8():
         settings.add_session_config_entry(EXACT_INT8, "1")
     return settings

@@ -20,7 +20,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,7 +49,6 @@ from samclip.engines.machine.host import (
     shortage,
     usable_cores,
 )
-from samclip.engines.openvino.compiler import Compiled, Compiler
 from samclip.engines.openvino.library import (
     PACKAGE,
     PRECISION_HINT,
@@ -65,6 +64,9 @@ from samclip.engines.openvino.precision_probe import HINTS, describe_machine, pr
 from samclip.engines.process_edges import keep_in_children, never_destroy
 from samclip.engines.profile import ProfiledRun, not_profiled
 from samclip.errors import EngineError
+
+if TYPE_CHECKING:
+    from samclip.engines.openvino.compiler import Compiled
 
 SETTINGS: dict[str, Any] = {
     "PERFORMANCE_HINT": "LATENCY",
@@ -399,6 +401,9 @@ def _computing(
     library: Any, source: GraphSource, settings: Mapping[str, Any], options: EngineOptions
 ) -> Computes:
     """Compile a graph in the precision that is asked for, those of its outputs in FP32 apart."""
+    # brings in the cache, which other backends need not wait for
+    from samclip.engines.openvino.compiler import Compiler  # noqa: PLC0415
+
     core = open_core(library)
 
     def compute(precision: EnginePrecision, part: Part | None = None) -> Computing:

@@ -8,6 +8,7 @@ digest: that of a sidecar, or the one that the file begins with.
 from __future__ import annotations
 
 import hashlib
+import mmap
 import os
 import stat
 import weakref
@@ -38,6 +39,20 @@ def read_own(path: Path, limit: int) -> bytes:
     """
     with _open_own(path) as file:
         return file.read(limit + 1)
+
+
+def hash_own(path: Path) -> str:
+    """Return the SHA-256 of a plain file of the user's own that is not empty.
+
+    It is mapped and hashed in one call, which leaves Python's lock to other threads. Raises
+    PlanDamagedError, and FileNotFoundError.
+    """
+    with _open_own(path) as file:
+        try:
+            with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
+                return hashlib.sha256(mapped).hexdigest()
+        except ValueError as error:
+            raise PlanDamagedError(f"{path} is empty. Remove it.") from error
 
 
 class VerifiedFile:

@@ -11,25 +11,24 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from samclip.engines import backend_names
 from samclip.engines.backend_names import LibraryName
 from samclip.engines.base import EngineOptions, GraphKey, GraphSource, Probe, Traits, unavailable
-from samclip.engines.plans.gate.admission import admit, check_canary
 from samclip.engines.plans.match import PlanHost, find_plan, fits
 from samclip.engines.plans.sidecar import BuiltGraph, build_step, identify_key
 from samclip.engines.plans.store import list_plans, search_folders
 from samclip.engines.steps import BuildPlans
-from samclip.engines.tensorrt.engine import TrtEngine
-from samclip.engines.tensorrt.kernels import kernel_file
 from samclip.engines.tensorrt.library import (
     installed_version,
     open_for_running,
     probe_library,
 )
-from samclip.engines.tensorrt.reader import reads_in_pieces
-from samclip.engines.tensorrt.start import start_engine
 from samclip.errors import BackendUnavailableError
+
+if TYPE_CHECKING:
+    from samclip.engines.tensorrt.engine import TrtEngine
 
 
 def missing_plans(graphs: Sequence[GraphKey], host: PlanHost) -> Probe:
@@ -102,6 +101,12 @@ class TensorRtBackend:
         Raises BackendUnavailableError; PlanError, whose `steps` build the plan;
         EngineRunError, as DeviceMemoryError where memory is short.
         """
+        # what only plans need, and what takes other backends longer to start
+        from samclip.engines.plans.gate.admission import admit, check_canary  # noqa: PLC0415
+        from samclip.engines.tensorrt.kernels import kernel_file  # noqa: PLC0415
+        from samclip.engines.tensorrt.reader import reads_in_pieces  # noqa: PLC0415
+        from samclip.engines.tensorrt.start import start_engine  # noqa: PLC0415
+
         library, host = open_for_running(self.name, options.device)
         plan = find_plan(source, host, in_pieces=reads_in_pieces(library))
         verdict = admit(plan, source, library)

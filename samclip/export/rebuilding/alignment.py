@@ -123,11 +123,19 @@ def _is_constant(value: ir.Value | None) -> bool:
 
 
 def _attributes(node: ir.Node) -> dict[str, object]:
-    """Return a node's attributes; its numbers as they are in a file, in float32."""
-    return {
+    """Return a node's attributes; its numbers as they are in a file, in float32.
+
+    Of padding, only what is before the map counts: a stride may not reach all that is behind it,
+    and maps that were computed in strips have no more of it than is read.
+    """
+    found: dict[str, object] = {
         name: float(np.float32(each.value)) if isinstance(each.value, float) else each.value
         for name, each in node.attributes.items()
     }
+    if "pads" in found:
+        pads = node.attributes.get_ints("pads", [])
+        found["pads"] = tuple(pads[: len(pads) // 2])
+    return found
 
 
 def _with_constant(node: ir.Node | None, wanted: IsWeight) -> tuple[ir.Value, Array, str] | None:

@@ -22,7 +22,8 @@ from samclip.disk.paths import user_path
 from samclip.disk.user_files import read_user_file
 from samclip.errors import ImageError, InputError
 from samclip.runtime.pixels.decode import MAX_IMAGE_BYTES, decode_bytes
-from samclip.runtime.pixels.image import DEFAULT_MAX_PIXELS, SUFFIXES
+from samclip.runtime.pixels.image import SUFFIXES
+from samclip.runtime.pixels.limits import DEFAULT_MAX_PIXELS
 
 INDEX_SUFFIX = ".samclip-index.json"
 INDEX_VERSION = 1

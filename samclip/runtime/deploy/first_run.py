@@ -118,7 +118,7 @@ def main(folder: str) -> None:
 
 def answer_once(task: RunTask) -> FirstRun:
     """Load the bundle, encode a packaged photo, prompt it with a point, and name it if it can."""
-    from samclip.runtime.model import load  # noqa: PLC0415 - in the child alone
+    from samclip.runtime.loading import load  # noqa: PLC0415 - in the child alone
 
     started = time.monotonic()
     with load(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import math
 import os
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from os import PathLike
@@ -25,13 +26,13 @@ from samclip.errors import ExportError, ImageError, InputError, brief
 from samclip.runtime.assets import packaged_photos
 from samclip.runtime.pixels.decode import MAX_SIDE, convert_pil, decode_bytes, decode_path
 from samclip.runtime.pixels.formats import HEAD_BYTES, sniff
+from samclip.runtime.pixels.limits import DEFAULT_MAX_PIXELS
 from samclip.runtime.pixels.picture import Pause
 
 SUFFIXES = frozenset(
     {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"}
     | {".ppm", ".pgm", ".pbm", ".pnm"}
 )
-DEFAULT_MAX_PIXELS = 2**27  # 384 MiB of RGB, and photos of 108 megapixels
 MAX_PATH = 4096  # bytes; no image file is as short
 SAMPLED = 1_000_000  # values of an array that are looked at for advice
 SQUEEZE = 0.01  # by which a side may be too long for a shape: such an image is squeezed into it
@@ -126,15 +127,6 @@ def _suggest_tensor_scaling(array: NDArray[Any]) -> str:
     elif high <= 1:
         how = "(image * 255).round().to(torch.uint8)"
     return f"Its values are in [{low:g}, {high:g}]: {how}."
-
-
-def check_max_pixels(max_pixels: int | None) -> int:
-    """Return a limit of pixels, the default for None; InputError unless it is above 0."""
-    if max_pixels is None:
-        return DEFAULT_MAX_PIXELS
-    if not isinstance(max_pixels, int) or isinstance(max_pixels, bool) or max_pixels < 1:
-        raise InputError(f"max_pixels must be a whole number of at least 1; got {max_pixels!r}.")
-    return max_pixels
 
 
 def _check_bytes(data: bytes) -> bytes:
@@ -251,10 +243,12 @@ def normalise(
     """
     height, width = resized.shape[:2]
     mean, std = (np.array(v, np.float32) for v in (preprocessing.mean, preprocessing.std))
-    normalised = (np.asarray(resized, np.float32) - mean) / std  # hxwx3
     side = preprocessing.image_size
     padded = np.zeros((1, 3, *(canvas or (side, side))), np.float32)
-    padded[0, :, :height, :width] = normalised.transpose(2, 0, 1)
+    for channel in range(3):  # in place: each temporary array of this size takes milliseconds
+        plane = padded[0, channel, :height, :width]
+        np.subtract(resized[..., channel], mean[channel], out=plane, dtype=np.float32)
+        np.divide(plane, std[channel], out=plane)
     return padded
 
 
@@ -428,8 +422,9 @@ def _check_array(array: NDArray[Any], max_pixels: int) -> NDArray[np.uint8]:
             f"the image array has {width} x {height} pixels; at most {max_pixels:,} pixels, and "
             f"{MAX_SIDE:,} a side, are accepted. Make it smaller first, or raise max_pixels."
         )
-    if isinstance(array, np.ma.MaskedArray):
-        if np.ma.is_masked(array):
+    masked = sys.modules.get("numpy.ma")  # importing it takes longer than this check may
+    if masked is not None and isinstance(array, masked.MaskedArray):
+        if masked.is_masked(array):
             raise ImageError(
                 "the image is a masked array with masked pixels, which have no colour. Pass "
                 "image.filled(0), or another colour for them."

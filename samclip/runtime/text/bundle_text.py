@@ -30,9 +30,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from samclip.engines.base import library_version
-from samclip.errors import BundleError, VocabularyError, error_context
+from samclip.errors import BundleError, CapabilityError, VocabularyError, error_context
 from samclip.runtime.bundles.bundle import Bundle
-from samclip.runtime.bundles.manifest import BakedLabels, Text, Variant
+from samclip.runtime.bundles.manifest import BakedLabels, Manifest, NamingHead, Text, Variant
 from samclip.runtime.engine_pool import EnginePool
 from samclip.runtime.text.names import MAX_NAMES
 from samclip.runtime.text.templates import resolve_templates
@@ -43,6 +43,18 @@ from samclip.runtime.text.tokenizer_file import MAX_BYTES as MAX_TOKENIZER_BYTES
 
 MAX_LABELS_BYTES = 10_000_000
 TEXT_PACKAGES = ("ftfy", "tokenizers")  # they clean and split texts, by tables of their versions
+
+
+def naming_parts(manifest: Manifest) -> tuple[NamingHead, Text]:
+    """Return what a bundle names by; raises CapabilityError for a bundle that cannot name."""
+    head, text = manifest.head, manifest.text
+    if head is None or text is None:
+        lacking = "CLIP head" if head is None else "text"
+        raise CapabilityError(
+            f"bundle {manifest.name!r} has no {lacking}, so it cannot name anything. Export it "
+            "with one, or choose another bundle."
+        )
+    return head, text
 
 
 def open_text_space(pool: EnginePool, text: Text, cache_dir: Path | None) -> TextSpace:

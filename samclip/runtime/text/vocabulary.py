@@ -18,6 +18,7 @@ from samclip.runtime.text.names import as_names, check_characters, check_count
 from samclip.runtime.text.vocabulary_file import (
     OF_EXAMPLES,
     Facts,
+    digest_of,
     read_vocabulary,
     write_vocabulary,
 )
@@ -232,6 +233,17 @@ def load_vocabulary(path: str | os.PathLike[str]) -> Vocabulary:
     check_count(len(made.embeddings))
     check_characters(made.names)
     return made
+
+
+def vocabulary_digest(made: Vocabulary) -> str:
+    """Return a SHA-256 in hexadecimal: vocabularies with the same one give the same answers."""
+    scales = f"{made.names!r} {float(made.logit_scale)!r} {made.space}"
+    arrays: dict[str, NDArray[np.generic]] = {"embeddings": made.embeddings}
+    if made.first_rows is not None:
+        arrays["first_rows"] = made.first_rows
+    if made.seen is not None:
+        arrays["seen"] = made.seen
+    return digest_of(scales, arrays)
 
 
 def join_vocabularies(parts: Sequence[Vocabulary]) -> Vocabulary:

@@ -78,7 +78,7 @@ def write_vocabulary(path: Path, facts: Facts, arrays: Arrays) -> None:
         "format": FORMAT,
         "version": VERSION,
         "vocabulary": encoded,
-        "sha256": _digest(encoded, arrays),
+        "sha256": digest_of(encoded, arrays),
     }
     try:
         data = serialise_weights(arrays, metadata, MAX_HEADER_BYTES)
@@ -131,7 +131,7 @@ def read_vocabulary(path: Path) -> tuple[Facts, dict[str, NDArray[np.generic]]]:
         raise _refusal(path, f"it has no tensor {lacking[0]!r}")
     if 0 < len(arrays.keys() & {*OF_EXAMPLES}) < len(OF_EXAMPLES):
         raise _refusal(path, f"of its examples it lacks some of {', '.join(OF_EXAMPLES)}")
-    if metadata.get("sha256") != _digest(encoded, arrays):
+    if metadata.get("sha256") != digest_of(encoded, arrays):
         raise _refusal(path, "its digest is not that of its contents, so it was damaged or edited")
     return facts, arrays
 
@@ -144,7 +144,8 @@ def _refusal(path: Path, reason: str) -> VocabularyError:
     return VocabularyError(f"{path} is not a vocabulary file: {reason}. {ADVICE}")
 
 
-def _digest(facts: str, arrays: Arrays) -> str:
+def digest_of(facts: str, arrays: Arrays) -> str:
+    """Return the SHA-256 of facts and of arrays by name, in hexadecimal."""
     digest = hashlib.sha256(facts.encode())
     for name in sorted(arrays):
         digest.update(f"{name} {arrays[name].dtype} {arrays[name].shape}".encode())

@@ -233,7 +233,7 @@ def test_load_with_a_timeout(tmp_path: Path) -> None:
     path = write_tiny_bundle(tmp_path / "tiny")
     with samclip.load(path, "onnxruntime", timeout=PATIENT) as model:
         assert model.backend == "onnxruntime"
-        engine, _ = model._pool._engines["encoder"]
+        engine, _ = model._pool._engines["encoder", 1]
         assert isinstance(engine, IsolatedEngine)
         process = process_of(engine)
     assert process.returncode is not None

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 
 import numpy as np
 import onnx
@@ -48,3 +50,23 @@ def test_a_forked_child_has_arenas_of_its_own(monkeypatch: pytest.MonkeyPatch) -
     assert shared.get_session_config_entry(arena.SHARED) == "1"
     with pytest.raises(RuntimeError):
         own.get_session_config_entry(arena.SHARED)
+
+
+FORKED = """
+import os, sys
+from samclip.engines.onnxruntime import arena  # as a server's parent does that loads nothing
+child = os.fork()
+if child:
+    sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+import onnxruntime
+for _ in range(2):
+    settings = onnxruntime.SessionOptions()
+    arena.share(onnxruntime, settings)
+    assert settings.get_session_config_entry(arena.SHARED) == "1"
+arena.give_back(onnxruntime)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+def test_a_child_of_a_parent_that_loaded_nothing_has_one_arena() -> None:
+    subprocess.run([sys.executable, "-c", FORKED], check=True, timeout=60)

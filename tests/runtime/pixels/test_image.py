@@ -22,12 +22,11 @@ from samclip.errors import ImageError, InputError, InputWarning
 from samclip.runtime.bundles.manifest import Preprocessing
 from samclip.runtime.pixels.decode import MAX_SIDE
 from samclip.runtime.pixels.image import (
-    DEFAULT_MAX_PIXELS,
     Letterbox,
-    check_max_pixels,
     load_image,
     preprocess,
 )
+from samclip.runtime.pixels.limits import DEFAULT_MAX_PIXELS, check_max_pixels
 
 SAM = Preprocessing(image_size=1024, mean=(123.675, 116.28, 103.53), std=(58.395, 57.12, 57.375))
 RGB = np.random.default_rng(0).integers(0, 256, (7, 11, 3), dtype=np.uint8)
