@@ -100,10 +100,8 @@ def test_many_prompts_are_decoded_in_two_streams(
         scene = model.encode(flag())
         found = scene.everything(**asked)
         assert ("point_decoder", 2) in graphs_of(model)
-        assert ("point_decoder", 1) not in graphs_of(model)
         monkeypatch.setattr(engine_pool, "RUNS_IN_STREAMS", 17)
         expected = scene.everything(**asked)
-        assert ("point_decoder", 1) in graphs_of(model)
     assert len(found) == len(expected) > 0
     np.testing.assert_array_equal(found.prompt_index, expected.prompt_index)
     np.testing.assert_allclose(found.scores, expected.scores, atol=1e-5)
