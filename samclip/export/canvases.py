@@ -46,13 +46,13 @@ def parse_image_size(given: str | None) -> tuple[int | None, Size | None]:
 
 
 def parse_aspects(given: Sequence[str] | None) -> tuple[str, ...] | None:
-    """Check aspect ratios "W:H", each item one or several with commas; none given is the square.
+    """Check aspect ratios "W:H", each item one or several with commas.
 
-    "auto" alone is the family's default, which is returned as None. Raises ExportError for anything
-    else.
+    None given, and "auto" alone, is the family's default, which is returned as None. Raises
+    ExportError for anything else.
     """
     if not given:
-        return ()
+        return None
     found = [part.strip() for item in given for part in item.split(",") if part.strip()]
     if found == [AUTO]:
         return None

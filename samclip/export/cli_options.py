@@ -191,8 +191,9 @@ class ExportArguments:
             metavar="W:H,...",
             help="Shapes of input, each with its portrait, on one weights file: a photo is encoded "
             "in the least that holds it, and nothing is computed for the rest of a square. auto is "
-            "1:1,4:3,16:9, and 1:1 for SAM's ViTs, which were trained on squares.",
-            show_default="1:1",
+            "1:1,4:3,16:9, and 1:1 for SAM's ViTs, which were trained on squares. 1:1 alone is the "
+            "square.",
+            show_default="auto",
             rich_help_panel=_WHAT,
         ),
     ] = None

@@ -43,9 +43,9 @@ class Exportable:
 class Shapes:
     """The shapes of input that a model can be exported for besides its square.
 
-    A side is a multiple of `step` pixels. `default`: whether `--aspects auto` gives the model more
-    than its square. `at` returns the same model for a canvas (h, w): the graphs, pixels and samples
-    of that shape.
+    A side is a multiple of `step` pixels. `default`: whether the model gets more than its square
+    where no aspects are asked for. `at` returns the same model for a canvas (h, w): the graphs,
+    pixels and samples of that shape.
     """
 
     step: int

@@ -135,8 +135,8 @@ class ExportOptions:
     `two_towers` asks for SAM and the whole CLIP of `clip_checkpoint` side by side; `dense_names`
     for steps before a ViT's tokens are named; `labels` names to embed into the bundle; `canvas` the
     (h, w) of the first encoder's input, None for a square; `aspects` the width to height of further
-    ones, None for the family's default; `photos` a folder to verify on; `uint8_input` has the
-    encoder take the resized photo as it is, and normalise it in the graph.
+    ones, none for the square alone, None for the family's default; `photos` a folder to verify on;
+    `uint8_input` has the encoder take the resized photo as it is, and normalise it in the graph.
     """
 
     checkpoint: Path

@@ -14,11 +14,13 @@ large values, as long as none of them depends on what is computed behind the reg
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import re
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import onnx_ir as ir
+from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from samclip.export.graph_files import GraphFiles
 from samclip.export.options import CPU_LOWERINGS
@@ -32,6 +34,7 @@ UNARY = frozenset(
     ("Clip", "Relu", "LeakyRelu", "HardSigmoid", "HardSwish", "Sigmoid", "Tanh", "Erf", "Gelu")
 )
 BINARY = frozenset(("Add", "Sub", "Mul", "Div"))
+OF_STRIP = re.compile(r"(.+)_strip(\d+)")  # the name of a node, and the number of its strip
 
 Rows = tuple[int, int]  # from the first to behind the last
 Spans = Mapping[ir.Value, Rows]
@@ -68,6 +71,52 @@ def compute_in_strips(model: ir.Model) -> int:
             graph.sort()
             found += 1
     return found
+
+
+def compute_whole(model: ir.Model) -> None:
+    """Take the strips out of a graph, in place: the inverse of `compute_in_strips`.
+
+    The nodes of each first strip compute all rows again; the shapes of their values are left out.
+    """
+    graph = model.graph
+    parts: dict[str, dict[int, ir.Node]] = {}
+    for node in graph:
+        if found := OF_STRIP.fullmatch(node.name or ""):
+            parts.setdefault(found[1], {})[int(found[2])] = node
+    strips = {node for each in parts.values() for node in each.values()}
+    for node in list(graph):
+        pieces = [value.producer() for value in node.inputs if value is not None]
+        if node.op_type == "Concat" and strips.issuperset(pieces):
+            joined, whole = node.outputs[0], _data(node)
+            joined.replace_all_uses_with(whole, replace_graph_outputs=True)
+            whole.name = joined.name
+    for each in parts.values():
+        first, last = each[0], each[max(each)]
+        for number, value in enumerate(first.inputs):
+            first.replace_input_with(number, _uncut(value, strips))
+        if first.op_type == "Conv":
+            top, left, _, right = _Convolution.of(first).pads
+            pads = [top, left, _Convolution.of(last).pads[2], right]
+            first.attributes["pads"] = ir.AttrInt64s("pads", pads)
+        for value in first.outputs:
+            value.shape = None
+    for node in list(graph):
+        if node not in strips:
+            for number, value in enumerate(node.inputs):
+                node.replace_input_with(number, _uncut(value, strips))
+    RemoveUnusedNodesPass()(model)
+
+
+def _uncut(value: ir.Value | None, strips: Container[ir.Node | None]) -> ir.Value | None:
+    """Return the value of which a strip took some rows."""
+    while (
+        value is not None
+        and (node := value.producer()) is not None
+        and node.op_type == "Slice"
+        and node in strips
+    ):
+        value = node.inputs[0]
+    return value
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ table small in memory too.
 
 INT8 is symmetric, with one FP32 scale per output channel: w ~ q * s with s = max |w| / 127 and q in
 [-127, 127] (Krishnamoorthi, 2018, sections 2.2 and 3.1.1). It is for the largest factors of
-products and the largest tables, whose channels can be identified. The rest is stored as FP16: small
+products, the largest tables and constant tokens, whose channels can be identified. The rest is stored as FP16: small
 weights cost as much accuracy in INT8 as large ones, and save less.
 Vectors (norms, biases) and small tensors stay as they are. So does what a sine or a cosine is
 computed from, such as the cells of SAM's grid and their phases: a phase of 20 would be rounded by
@@ -143,7 +143,11 @@ def _summed_axes(models: Iterable[ir.Model]) -> dict[str, Axes]:
 
 
 def _axes_of_use(node: ir.Node, index: int, value: ir.Value) -> Axes | None:
-    """Return the axes of a weight that a node sums over, or those of one row of a table."""
+    """Return the axes that one scale of a weight is shared along.
+
+    Those that a node sums over; those of one row of a table; and, of tokens that are joined to
+    computed ones, all but the channels'.
+    """
     rank = 0 if value.shape is None else value.shape.rank()
     match node.op_type, index:
         case "MatMul", 1:
@@ -152,6 +156,8 @@ def _axes_of_use(node: ir.Node, index: int, value: ir.Value) -> Axes | None:
             return (1,) if node.attributes.get_int("transB", 0) else (0,)
         case "ConvTranspose", 1:  # input channels first
             return (0, *range(2, rank))
+        case "Concat", _ if rank > 1 and node.attributes.get_int("axis", 0) % rank != rank - 1:
+            return tuple(range(rank - 1))
         case ("Conv", 1) | ("Gather", 0) if _is_lookup(node) or index:
             return tuple(range(1, rank))
     return None

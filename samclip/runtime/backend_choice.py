@@ -200,6 +200,15 @@ def first_encoder(bundle: Bundle) -> str:
     return bundle.manifest.name_for("encoder", bundle.canvases[0])
 
 
+def waits_for_a_shape(bundle: Bundle, backend: Backend, options: EngineOptions) -> bool:
+    """Whether the first image decides which encoder is made ready, and not the load.
+
+    On a GPU, and in fewer bits, the first encoder shows at the load whether the backend starts.
+    """
+    several = len(bundle.canvases) > 1
+    return several and backend.traits.on_host and options.precision == FULL
+
+
 def choose_variants(bundle: Bundle, backend: Backend, precision: str | None) -> dict[str, Variant]:
     """Return the variant of each graph that the model would load, chosen as `EnginePool` does."""
     graphs, version = bundle.manifest.all_graphs, library_version(backend)

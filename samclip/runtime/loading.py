@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from samclip.disk.cache_folder import check_cache_dir
 from samclip.engines.base import FULL, EngineOptions
-from samclip.engines.machine.host import as_memory_error, usable_cores
+from samclip.engines.machine.host import as_memory_error
 from samclip.engines.registry import AUTO, Choice, decide, get_backend
 from samclip.errors import InputError
 from samclip.runtime.backend_choice import (
@@ -26,7 +26,6 @@ from samclip.runtime.bundles.bundle import Bundle
 from samclip.runtime.bundles.home import find_bundle
 from samclip.runtime.bundles.signature import chosen_public_key
 from samclip.runtime.devices import check_device, parse_device
-from samclip.runtime.engine_pool import EnginePool
 from samclip.runtime.opening import open_engines
 from samclip.runtime.pixels.limits import check_max_pixels
 
@@ -54,7 +53,7 @@ def load(  # noqa: PLR0913 - each is one choice of a caller
     aspects: str | Sequence[str] | None = None,
     max_shapes: int | None = None,
 ) -> Model:
-    """Load a bundle and make its encoder ready.
+    """Load a bundle and make its encoder ready; on CPUs, where there are several, with an image.
 
     `name_or_path`: a directory, or the name of a bundle in the bundle home or among the bundles
     that come with the package; None means "samclip-tiny".
@@ -87,9 +86,10 @@ def load(  # noqa: PLR0913 - each is one choice of a caller
     on CPU backends; None means no limit. Each graph then runs in a separate process, which is
     ended at the limit (EngineTimeoutError) and started again by the next call.
     `aspects`: for bundles with several shapes of input, those to use, as "16:9" for a camera or
-    ["4:3", "3:4"]; None means all. The encoder of the first is made ready, and the graphs of each
-    other shape when the first image of it comes; they stay, so that several shapes take the memory
-    of several models. An image of yet another shape is padded to one of these, or made smaller.
+    ["4:3", "3:4"]; None means all. The graphs of a shape are made ready when the first image of it
+    comes, and stay: each further shape takes memory. The encoder of one shape alone, and that of
+    the first on a GPU, is made ready here. An image of yet another shape is padded to one of
+    these, or made smaller.
     `max_shapes`: the number of shapes whose graphs are kept ready. For one more, the graphs of the
     shape that was used longest ago are freed, and loaded again when it comes back. None means all.
 
@@ -130,8 +130,7 @@ def load(  # noqa: PLR0913 - each is one choice of a caller
             choice = replace(choice, backend=IsolatedBackend(choice.backend, seconds))
         chosen = replace(options, precision=wanted or choice.engine_precision)
         form = precision or choice.precision
-        meanwhile = _import_tasks if seconds is not None else _import_and_load
-        opened = open_engines(bundle, choice.backend, chosen, form, kept, meanwhile)
+        opened = open_engines(bundle, choice.backend, chosen, form, kept, _import_tasks)
         from samclip.runtime.model import Model  # noqa: PLC0415 - it is imported meanwhile
 
         model = Model(bundle, choice, chosen, form, folder, limit, kept, opened)
@@ -144,16 +143,8 @@ def load(  # noqa: PLR0913 - each is one choice of a caller
     return start_fastest(bundle, options, precision, start, wish, wanted)
 
 
-def _import_tasks(pool: EnginePool) -> None:  # noqa: ARG001 - what is called meanwhile gets it
+def _import_tasks() -> None:
     importlib.import_module("samclip.runtime.model")
-
-
-def _import_and_load(pool: EnginePool) -> None:
-    """Import the tasks, and load the mask decoder where another core is free for it."""
-    _import_tasks(pool)
-    if pool.backend.traits.parallel_loads and usable_cores() > 1:
-        bundle = pool.bundle
-        pool.load(bundle.manifest.name_for("mask_decoder", bundle.canvases[0]))
 
 
 def _check_count(what: str, number: int | None, capped: bool = True) -> int | None:

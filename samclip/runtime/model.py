@@ -35,7 +35,7 @@ from samclip.runtime.bundles.manifest import Manifest
 from samclip.runtime.clip_tower import ClipOfPhoto, PassCounter, Passes
 from samclip.runtime.example_regions import GivenExamples, add_examples, picture_space
 from samclip.runtime.features import Features
-from samclip.runtime.opening import Opened, open_engines
+from samclip.runtime.opening import Opened, load_encoder, open_engines
 from samclip.runtime.photo import DevicePhoto, Photo
 from samclip.runtime.pixels.encoder_input import DeviceFeeds, EncoderFeeds, EncoderInput
 from samclip.runtime.pixels.image import (
@@ -627,6 +627,7 @@ class Model:
         tower: ClipOfPhoto | None = None,
     ) -> Features:
         with stage("encode"):
+            load_encoder(self._pool, letterbox.canvas)
             encoded = self._pool.run(self.manifest.name_for("encoder", letterbox.canvas), feeds)
         counter.add(sam=1)
         return Features(self._pool, letterbox, encoded, tower)

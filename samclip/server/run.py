@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import uvicorn
+from numpy.typing import NDArray
 
 from samclip.errors import SamclipError, ServerError, collect_warnings
 from samclip.runtime.model import Model
@@ -164,8 +165,13 @@ def _tls(settings: ServerSettings) -> ssl.SSLContext | None:
 
 def warm_up(model: Model) -> None:
     """Run each graph that questions need once, so that no request waits for loads."""
-    grey = np.full((WARM_SIDE, WARM_SIDE, 3), 128, np.uint8)
-    centre = [(WARM_SIDE / 2, WARM_SIDE / 2)]
+    for canvas in model.bundle.canvases:
+        height, width = (max(1, WARM_SIDE * side // max(canvas)) for side in canvas)
+        _warm_up(model, np.full((height, width, 3), 128, np.uint8))
+
+
+def _warm_up(model: Model, grey: NDArray[np.uint8]) -> None:
+    centre = [(grey.shape[1] / 2, grey.shape[0] / 2)]
     with collect_warnings(), model.encode(grey) as scene:
         scene.segment(points=centre)
         if model.manifest.head is not None and model.manifest.text is not None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import numpy as np
+import onnx
 import onnx_ir as ir
 import onnxruntime
 import pytest
@@ -74,7 +77,7 @@ def test_strips_compute_the_same(
     monkeypatch.setattr(strips, "MAX_EXTRA", 0.6)  # the maps here are small
     torch.manual_seed(height)
     model = _exported(module().eval(), height, width)
-    whole = _bytes_of(model)
+    whole, kinds = _bytes_of(model), _kinds(model)
     largest = _largest(model)
     assert strips.compute_in_strips(model) >= least
     assert _largest(model) < largest
@@ -82,6 +85,11 @@ def test_strips_compute_the_same(
     for ours, expected in zip(_run(_bytes_of(model), image), _run(whole, image), strict=True):
         assert ours.shape == expected.shape
         assert np.abs(ours - expected).max() <= TOLERANCE * np.abs(expected).max()
+    again = ir.from_proto(onnx.load_model_from_string(_bytes_of(model)))
+    strips.compute_whole(again)
+    assert _kinds(again) == kinds
+    for ours, expected in zip(_run(_bytes_of(again), image), _run(whole, image), strict=True):
+        np.testing.assert_array_equal(ours, expected)
 
 
 def test_a_graph_of_small_maps_is_left_alone() -> None:
@@ -113,6 +121,10 @@ def _bytes_of(model: ir.Model) -> bytes:
 
 def _run(data: bytes, image: np.ndarray) -> list[np.ndarray]:
     return list(onnxruntime.InferenceSession(data).run(None, {"image": image}))
+
+
+def _kinds(model: ir.Model) -> Counter[str]:
+    return Counter(node.op_type for node in model.graph)
 
 
 def _largest(model: ir.Model) -> int:

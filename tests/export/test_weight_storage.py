@@ -42,6 +42,7 @@ WEIGHTS = {
     "small.weight": normal(512, 8),
     "norm.bias": normal(4096),
     "added.weight": normal(512, 512),
+    "tokens.weight": normal(256, 512) * np.geomspace(1, 100, 512, dtype=np.float32),
 }
 FP16 = dict.fromkeys(WEIGHTS, "float16") | {"norm.bias": "float32"}
 INT8 = {name: "int8" for name in WEIGHTS if name not in {"small.weight", "added.weight"}}
@@ -51,12 +52,13 @@ BYTES = {"fp16": 0.51, "int8": 0.36}
 
 
 def everything() -> GraphFiles:
-    """One use of every kind: a lookup, products of four kinds, a sum, a bias."""
+    """One use of every kind: a lookup, products of four kinds, a sum, joined tokens, a bias."""
     nodes = [
         helper.make_node("Gather", ["table.weight", "ids"], ["rows"]),
         helper.make_node("MatMul", ["rows", "lin.weight"], ["a"]),
         helper.make_node("Gemm", ["a", "gemm.weight"], ["b"], transB=1),
         helper.make_node("Add", ["b", "added.weight"], ["c"]),
+        helper.make_node("Concat", ["c", "tokens.weight"], ["t"], axis=0),
         helper.make_node("Reshape", ["c", "shape"], ["d"]),
         helper.make_node("Conv", ["d", "conv.weight"], ["e"]),
         helper.make_node("ConvTranspose", ["e", "up.weight"], ["f"]),
@@ -68,7 +70,7 @@ def everything() -> GraphFiles:
         "shape": np.asarray([1, 512, 32, 16], np.int64),
         "line": np.asarray([-1], np.int64),
     }
-    outputs = {"f": (1, 512, 32, 16), "z": (4096,)}
+    outputs = {"f": (1, 512, 32, 16), "t": (768, 512), "z": (4096,)}
     graph = small_graph("g", nodes, {"ids": (512,)}, outputs, WEIGHTS | constants)
     return graph_files("g", graph)
 
@@ -114,7 +116,11 @@ def test_the_graph_computes_with_the_rounded_weights_in_fp32(dtype: WeightsDtype
     z = (c @ rounded["small.weight"]).reshape(-1) + rounded["norm.bias"]
     # FP32 in another order: 1e-5 of the largest; rounding itself is 100 times coarser
     np.testing.assert_allclose(found["z"], z, atol=1e-5 * np.abs(z).max())
+    np.testing.assert_array_equal(found["t"][512:], rounded["tokens.weight"])
     exact = run(everything())
+    for channel in (0, 511):  # each with its own scale
+        error = np.abs(found["t"] - exact["t"])[512:, channel].max()
+        assert error < 0.006 * np.abs(exact["t"][512:, channel]).max()
     for name, limit in (("z", 0.05), ("f", 0.05)):
         assert 1e-4 < np.abs(found[name] - exact[name]).max() / np.abs(exact[name]).max() < limit
 

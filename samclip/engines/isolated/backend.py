@@ -15,7 +15,7 @@ import threading
 import time
 import weakref
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import IO, cast
 
 import msgspec
@@ -93,8 +93,8 @@ class IsolatedBackend:
 
     @property
     def traits(self) -> Traits:
-        """Those of the backend inside."""
-        return self.inner.traits
+        """Those of the backend inside; each graph is loaded when it is needed, in a process."""
+        return replace(self.inner.traits, parallel_loads=False)
 
     def probe(self) -> Probe:
         """Return whether the backend inside works here."""

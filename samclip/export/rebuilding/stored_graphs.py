@@ -2,7 +2,8 @@
 
 What a bundle stores as FP16 or INT8 is expanded by the nodes that `samclip.export.weight_storage`
 wrote: `Cast`, with INT8 also a `Mul` by a scale, for tables behind a `Gather`. Here these nodes are
-computed, in the same arithmetic, and replaced by their result.
+computed, in the same arithmetic, and replaced by their result. Large maps that are computed in
+strips are computed whole.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 
 from samclip.errors import CheckpointError
 from samclip.export.graph_files import internalise
+from samclip.export.strips import compute_whole
 from samclip.runtime.bundles.bundle import Bundle
 from samclip.runtime.bundles.manifest import Graph, Graphs, Variant
 from samclip.runtime.graph_outputs import AGGREGATION, UPSCALER
@@ -51,6 +53,7 @@ def read_graphs(bundle: Bundle) -> list[StoredGraph]:
         source = bundle.variant_source(name, variant)
         model = internalise(source.onnx, dict(source.weights))
         expand_stored(model.graph)
+        compute_whole(model)
         found.append(StoredGraph(name, variant, model))
     return found
 

@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import gc
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +12,7 @@ import pytest
 from library_faults import failing
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
+from own_process import resident, run_alone
 from tiny_bundle import (
     WEIGHT,
     WEIGHTS_FILE,
@@ -128,16 +125,15 @@ def test_options_reach_the_session(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [providers for _, providers in seen] == [["CPUExecutionProvider"]] * 2
 
 
+GROWTH = """
+import json, runpy, sys
+print(json.dumps(runpy.run_path(sys.argv[1])["measure_growth"]()))
+"""
+
+
 def test_close_gives_memory_back() -> None:
     """In a process of its own, for here the weights may go where other tests' memory was."""
-    program = subprocess.run(
-        [sys.executable, __file__],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
-        check=True,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    loaded, closed = map(int, program.stdout.split())
+    loaded, closed = run_alone(GROWTH, __file__)
     assert loaded >= 60e6  # bytes: the weights as ONNX Runtime packs them
     assert closed <= 20e6
 
@@ -167,10 +163,6 @@ def measure_growth() -> tuple[int, int]:
     engine.close()
     gc.collect()
     return loaded, resident() - before
-
-
-def resident() -> int:
-    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 class FallenBack:
@@ -249,7 +241,3 @@ def test_is_initializer_needs_the_whole_name() -> None:
     onnx = make_model([helper.make_node("Neg", ["x"], ["y"])], {"x": [1]}, {"y": [1]}, tensors)
     assert all(ort_library.is_initializer(onnx, name) for name in names)
     assert not any(ort_library.is_initializer(onnx, name) for name in ("x", "y", "w.lon", "n", ""))
-
-
-if __name__ == "__main__":
-    print(*measure_growth())

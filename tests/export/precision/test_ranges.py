@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-
 import numpy as np
 import onnx_ir as ir
 import pytest
@@ -13,8 +9,8 @@ import torch
 from half_graphs import VIT_SIZE, hand_made, make_vit, run, vit_graph
 from numpy.typing import NDArray
 from onnx import helper
+from own_process import run_alone
 from PIL import Image
-from tree import ROOT, SUPPORT
 
 from samclip.errors import ExportError
 from samclip.export.precision.emulation import emulate
@@ -132,10 +128,10 @@ def test_no_feeds_is_an_error() -> None:
 
 
 CHAIN = """
-import resource
 import numpy as np
 from half_graphs import hand_made
 from onnx import helper
+from own_process import peak
 from samclip.export.precision.tensor_statistics import observe
 from samclip.export.precision.ranges import measure_ranges
 
@@ -146,8 +142,8 @@ used = []
 for side in (8, 2048):
     feeds = [{"x": np.ones((side, side), np.float32)}]
     MEASURE
-    used.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
-print((used[1] - used[0]) // 1024)
+    used.append(peak())
+print((used[1] - used[0]) // 2**20)
 """
 
 
@@ -157,12 +153,4 @@ print((used[1] - used[0]) // 1024)
 )
 def test_values_are_freed_as_soon_as_they_are_measured(measure: str) -> None:
     """Forty values of 16 MiB in a chain: a few of them at a time, in MiB."""
-    path = os.pathsep.join(map(str, (SUPPORT, ROOT)))
-    done = subprocess.run(
-        [sys.executable, "-c", CHAIN.replace("MEASURE", measure)],
-        env={**os.environ, "PYTHONPATH": path},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert int(done.stdout) < 200
+    assert run_alone(CHAIN.replace("MEASURE", measure)) < 200

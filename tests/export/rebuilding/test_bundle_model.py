@@ -80,6 +80,13 @@ def require_same(first: Path, second: Path, photos: Sequence[Path]) -> None:
     assert b.provenance.notes == a.provenance.notes
 
 
+def test_the_shipped_bundle_is_a_checkpoint() -> None:
+    """Its graphs are those of its architecture, large maps in strips or not; the weights fit it."""
+    found = read_bundle_checkpoint(TINY)
+    assert found.bundle.manifest.model_type == "lite2"
+    assert all(bool(tensor.isfinite().all()) for tensor in found.checkpoint.state.values())
+
+
 @pytest.mark.slow
 def test_samclip_tiny_answers_as_before(tmp_path: Path) -> None:
     """The shipped bundle, whose checkpoint is lost: zero differing names, and a fixed point."""
