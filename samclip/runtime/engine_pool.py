@@ -31,6 +31,7 @@ from samclip.engines.base import (
 )
 from samclip.engines.cuda.memory import CudaTensor
 from samclip.engines.foreign import ForeignTensor, Keeper
+from samclip.engines.machine.host import usable_cores
 from samclip.engines.process_edges import stop_at_exit
 from samclip.errors import (
     BackendUnavailableError,
@@ -130,6 +131,11 @@ class EnginePool:
         """
         with self._in_use(graph):
             self._engine(graph, meanwhile)
+
+    def load_ahead(self, graph: str) -> None:
+        """Begin to load `graph` in another thread, where a core and the backend allow it."""
+        if self.backend.traits.parallel_loads and usable_cores() > 1:
+            _once(partial(self.load, graph))()
 
     def run(
         self, graph: str, feeds: Feeds, outputs: Sequence[str] | None = None
@@ -263,6 +269,8 @@ class EnginePool:
         """Load a graph as an earlier load optimised it; None where nothing sound is kept."""
         variant = self._variant(described, precision)
         if variant is None or self._options.precision != FULL:
+            return None
+        if variant.file not in self.bundle.manifest.files:  # of a draft, whose files have no digest
             return None
         if not isinstance(self.backend, Keeping):
             return None
