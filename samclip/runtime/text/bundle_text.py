@@ -24,6 +24,7 @@ from __future__ import annotations
 import hashlib
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -32,7 +33,14 @@ from numpy.typing import NDArray
 from samclip.engines.base import library_version
 from samclip.errors import BundleError, CapabilityError, VocabularyError, error_context
 from samclip.runtime.bundles.bundle import Bundle
-from samclip.runtime.bundles.manifest import BakedLabels, Manifest, NamingHead, Text, Variant
+from samclip.runtime.bundles.manifest import (
+    BakedLabels,
+    LabelsDtype,
+    Manifest,
+    NamingHead,
+    Text,
+    Variant,
+)
 from samclip.runtime.engine_pool import EnginePool
 from samclip.runtime.text.names import MAX_NAMES
 from samclip.runtime.text.templates import resolve_templates
@@ -42,6 +50,10 @@ from samclip.runtime.text.tokenizer import Tokenizer
 from samclip.runtime.text.tokenizer_file import MAX_BYTES as MAX_TOKENIZER_BYTES
 
 MAX_LABELS_BYTES = 10_000_000
+LABELS_DTYPES: dict[LabelsDtype, np.dtype[Any]] = {
+    "fp32": np.dtype("<f4"),
+    "fp16": np.dtype("<f2"),
+}
 TEXT_PACKAGES = ("ftfy", "tokenizers")  # they clean and split texts, by tables of their versions
 
 
@@ -70,6 +82,7 @@ def open_text_space(pool: EnginePool, text: Text, cache_dir: Path | None) -> Tex
         return embeddings
 
     def read_tokenizer() -> Tokenizer:
+        pool.load_ahead(GRAPH)  # it is asked next
         with error_context(f"{bundle.path}: {name}"):
             data = read_bounded(bundle, str(name), MAX_TOKENIZER_BYTES)
             return Tokenizer.from_bytes(data, text.context_length, text.canonical)
@@ -179,12 +192,13 @@ def _read_labels(
             f"{text.labels} has {len(names):,} names; at most {MAX_NAMES:,} are accepted. Export "
             "the bundle with fewer."
         )
-    size = len(names) * embed_dim * np.dtype("<f4").itemsize
+    stored = LABELS_DTYPES[text.labels_dtype]
+    size = len(names) * embed_dim * stored.itemsize
     data = read_bounded(bundle, text.label_embeddings, size)
     if len(data) != size:
         raise BundleError(
-            f"{text.label_embeddings} has {len(data):,} bytes, expected {embed_dim} float32 "
+            f"{text.label_embeddings} has {len(data):,} bytes, expected {embed_dim} {stored.name} "
             f"for each of the {len(names)} names; export the bundle again."
         )
-    rows = np.frombuffer(data, "<f4").reshape(len(names), embed_dim)  # K*D -> KxD
-    return dict(zip(names, rows, strict=True))
+    rows = np.frombuffer(data, stored).reshape(len(names), embed_dim)  # K*D -> KxD
+    return dict(zip(names, np.asarray(rows, np.float32), strict=True))
