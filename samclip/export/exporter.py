@@ -206,7 +206,8 @@ def write_graphs(
 
 
 def _store(files: GraphFiles, options: ExportOptions) -> GraphFiles:
-    return store_weights(files, options.weights_dtype.of(weights_owner(files.name)))
+    stored = store_weights(files, options.weights_dtype.of(weights_owner(files.name)))
+    return stored.without_inner_shapes()
 
 
 def _take_samples(

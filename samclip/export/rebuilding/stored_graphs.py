@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import onnx_ir as ir
+from onnx_ir.passes.common import ShapeInferencePass
 from numpy.typing import NDArray
 
 from samclip.errors import CheckpointError
@@ -54,6 +55,7 @@ def read_graphs(bundle: Bundle) -> list[StoredGraph]:
         model = internalise(source.onnx, dict(source.weights))
         expand_stored(model.graph)
         compute_whole(model)
+        ShapeInferencePass()(model)  # they are not in the file
         found.append(StoredGraph(name, variant, model))
     return found
 
