@@ -50,10 +50,13 @@ def open_engines(
 
 
 def load_decoder(pool: EnginePool, canvas: tuple[int, int]) -> None:
-    """Load what decodes first prompts on a canvas (h, w), where another core is free for it."""
+    """Load what decodes first prompts on a canvas (h, w), where another core is free for it.
+
+    Only the last and largest graph: another one would still load while the encoder runs, and add to
+    the process's peak.
+    """
     if pool.backend.traits.parallel_loads and usable_cores() > 1:
-        for graph in pool.decoders(canvas):
-            pool.load(graph)
+        pool.load(pool.decoders(canvas)[-1])
 
 
 def _make_trial(bundle: Bundle, graph: str, axes: Mapping[str, AxisRange]) -> Trial:
