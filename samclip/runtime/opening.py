@@ -62,8 +62,7 @@ def load_encoder(
         if meanwhile is not None:
             meanwhile()
         if pool.backend.traits.parallel_loads and usable_cores() > 1:
-            for graph in pool.decoders(canvas):
-                pool.load(graph)
+            pool.load(pool.decoders(canvas)[-1])  # the large one: two at once add to the peak
 
     pool.load(manifest.name_for("encoder", canvas), load_decoder)
 

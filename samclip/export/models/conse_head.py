@@ -143,4 +143,5 @@ class ConseHead(nn.Module):
 def masked_mean(features: Tensor, mask: Tensor) -> Tensor:
     """Return the mean over the positions whose mask is 1: BxLxGxGxH and BxGxG -> BxLxH."""
     weights = mask / mask.sum(dim=(1, 2), keepdim=True).clamp(min=1)
-    return torch.einsum("blijh,bij->blh", features, weights)
+    row = weights.flatten(1)[:, None, None]  # Bx1x1x(GG): a product, which no backend transposes
+    return (row @ features.flatten(2, 3)).squeeze(2)

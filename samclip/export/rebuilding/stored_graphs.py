@@ -3,7 +3,7 @@
 What a bundle stores as FP16 or INT8 is expanded by the nodes that `samclip.export.weight_storage`
 wrote: `Cast`, with INT8 also a `Mul` by a scale, for tables behind a `Gather`. Here these nodes are
 computed, in the same arithmetic, and replaced by their result. Large maps that are computed in
-strips are computed whole.
+strips are computed whole, and an Einsum of an older version becomes the product that it is.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import onnx_ir as ir
-from onnx_ir.passes.common import ShapeInferencePass
 from numpy.typing import NDArray
+from onnx_ir.passes.common import ShapeInferencePass
 
 from samclip.errors import CheckpointError
 from samclip.export.graph_files import internalise
@@ -23,6 +23,7 @@ from samclip.runtime.bundles.manifest import Graph, Graphs, Variant
 from samclip.runtime.graph_outputs import AGGREGATION, IMAGE_KEYS, POINT_DECODER, UPSCALER
 
 Array = NDArray[np.generic]
+MEAN = "blijh,bij->blh"  # a mean over places with weights, as versions before wrote it
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,7 @@ def read_graphs(bundle: Bundle) -> list[StoredGraph]:
         expand_stored(model.graph)
         compute_whole(model)
         ShapeInferencePass()(model)  # they are not in the file
+        _write_means_as_products(model.graph)
         found.append(StoredGraph(name, variant, model))
     return found
 
@@ -79,6 +81,18 @@ def expand_stored(graph: ir.Graph) -> None:
     for name, value in list(graph.initializers.items()):
         if not value.uses():
             del graph.initializers[name]
+
+
+def _write_means_as_products(graph: ir.Graph) -> None:
+    """Put the product in the place of means; what only moves its factors is left out."""
+    for node in list(graph):
+        equation = node.attributes.get_string("equation", "")
+        if node.op_type == "Einsum" and equation == MEAN:
+            features, weights = node.inputs
+            product = ir.node("MatMul", [weights, features], name=node.name)
+            ir.convenience.replace_nodes_and_values(
+                graph, node, [node], [product], node.outputs, product.outputs
+            )
 
 
 def _expand(graph: ir.Graph, cast: ir.Node) -> None:
