@@ -137,6 +137,16 @@ class EnginePool:
         if self.backend.traits.parallel_loads and usable_cores() > 1:
             _once(partial(self.load, graph))()
 
+    def is_loaded(self, graph: str) -> bool:
+        """Whether `graph` is ready to run."""
+        return graph in self._engines
+
+    def free(self, graph: str) -> None:
+        """Free the engine of `graph`, which no other thread may be using; a later run loads it."""
+        with self._in_use(graph), self._lock_of(graph):
+            if graph in self._engines:
+                self._engines.pop(graph)[0].close()
+
     def run(
         self, graph: str, feeds: Feeds, outputs: Sequence[str] | None = None
     ) -> dict[str, Tensor]:
