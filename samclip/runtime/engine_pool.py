@@ -160,6 +160,16 @@ class EnginePool:
         if self.backend.traits.parallel_loads and usable_cores() > 1:
             _once(partial(self.load, graph))()
 
+    def is_loaded(self, graph: str) -> bool:
+        """Whether `graph` is ready to run."""
+        return (graph, 1) in self._engines
+
+    def free(self, graph: str) -> None:
+        """Free the engine of `graph`, which no other thread may be using; a later run loads it."""
+        with self._in_use(graph), self._lock_of(graph):
+            if (ready := self._engines.pop((graph, 1), None)) is not None:
+                ready[0].close()
+
     def run(
         self, graph: str, feeds: Feeds, outputs: Sequence[str] | None = None
     ) -> dict[str, Tensor]:

@@ -75,21 +75,18 @@ def open_text_space(pool: EnginePool, text: Text, cache_dir: Path | None) -> Tex
     The tokenizer is read and the text encoder loaded when the first name needs them. Raises
     BundleError.
     """
-    bundle, name = pool.bundle, text.tokenizer
-
-    def encode(tokens: NDArray[np.int64]) -> NDArray[np.float32]:
-        (embeddings,) = pool.compute(GRAPH, {"tokens": tokens}, (OUTPUT,))
-        return embeddings
+    bundle, name, tower = pool.bundle, text.tokenizer, _Tower(pool)
 
     def read_tokenizer() -> Tokenizer:
-        pool.load_ahead(GRAPH)  # it is asked next
+        tower.begin()
         with error_context(f"{bundle.path}: {name}"):
             data = read_bounded(bundle, str(name), MAX_TOKENIZER_BYTES)
             return Tokenizer.from_bytes(data, text.context_length, text.canonical)
 
     with error_context(str(bundle.path)):
         return TextSpace(
-            encode=encode if pool.has(GRAPH) else None,
+            encode=tower.encode if pool.has(GRAPH) else None,
+            after=tower.end,
             tokenizer=None if name is None else read_tokenizer,
             space=_computed_digest(pool, text),
             embed_dim=text.embed_dim,
@@ -102,6 +99,35 @@ def open_text_space(pool: EnginePool, text: Text, cache_dir: Path | None) -> Tex
                 for each in text.baked
             },
         )
+
+
+class _Tower:
+    """The text encoder of a pool, which most programs use once, for their vocabulary.
+
+    So its memory is given back after the first names, where loading takes little time. It stays
+    from the second use on, and where it was loaded before any.
+    """
+
+    def __init__(self, pool: EnginePool) -> None:
+        self._pool = pool
+        self._stays = True
+
+    def begin(self) -> None:
+        """Begin to load it, before the first names are tokenized."""
+        is_quick = self._pool.backend.traits.parallel_loads
+        self._stays = self._pool.is_loaded(GRAPH) or not is_quick
+        self._pool.load_ahead(GRAPH)
+
+    def encode(self, tokens: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Embed N texts, tokens N x context_length: N x embed_dim."""
+        (embeddings,) = self._pool.compute(GRAPH, {"tokens": tokens}, (OUTPUT,))
+        return embeddings
+
+    def end(self) -> None:
+        """Free it after the first names."""
+        if not self._stays:
+            self._stays = True
+            self._pool.free(GRAPH)
 
 
 def _bundle_templates(templates: str | tuple[str, ...]) -> tuple[str, ...]:
