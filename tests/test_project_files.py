@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.machinery
 import os
 import re
 import subprocess
@@ -135,6 +136,12 @@ def test_publishing_needs_no_secret_and_checks_the_packages() -> None:
 
 def test_the_site_is_built_by_the_check_script() -> None:
     assert "\nrun tools.site\n" in (ROOT / "scripts" / "check").read_text("utf-8")
+
+
+@pytest.mark.parametrize("package", ["triton", "tensorrt", "openvino", "ray", "torch", "onnx"])
+def test_no_folder_of_tests_is_taken_for_a_package(package: str) -> None:
+    """Tests may be on PYTHONPATH, and torch takes a folder `triton` there for the compiler."""
+    assert importlib.machinery.PathFinder.find_spec(package, [str(ROOT / "tests")]) is None
 
 
 def test_licence_is_apache_2() -> None:

@@ -238,8 +238,9 @@ class Traits:
     the same shapes are replayed from a captured CUDA graph; `slow_convolutions`: networks of many
     short convolutions run slower on it than on the backends that "auto" takes next;
     `by_name_alone`: "auto" never takes it; `profiles`: its engines are `engines.profile.Profiled`;
-    `parallel_loads`: several threads may load graphs at the same time; `engine_precisions`: what it
-    can compute FP32 graphs in besides FP32, where the processor is made for it, see `Reducing`.
+    `parallel_loads`: several threads may load graphs at the same time, and each takes a fraction of
+    a second; `engine_precisions`: what it can compute FP32 graphs in besides FP32, where the
+    processor is made for it, see `Reducing`.
     """
 
     lowerings: tuple[str, ...] = ()

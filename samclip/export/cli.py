@@ -254,6 +254,7 @@ def export_options(given: ExportArguments) -> ExportOptions:
         templates=templates[0] if templates else None,
         more_templates=templates[1:],
         labels=_vocabulary(given.vocabulary or ()),
+        labels_dtype=given.vocabulary_dtype,
         text_encoder=given.text_encoder,
         mask_upscaler=given.mask_upscaler,
         verify=given.verify,

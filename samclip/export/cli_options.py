@@ -339,10 +339,19 @@ class ExportArguments:
             "--vocabulary",
             "--labels",
             help="A file with one name a line: their embeddings travel in the bundle, so that a "
-            "device needs no text tower for them. May be repeated.",
+            "device needs no text tower for them, and none has to load it for them. May be "
+            "repeated.",
             rich_help_panel=_WHAT,
         ),
     ] = None
+    vocabulary_dtype: Annotated[
+        Literal["fp32", "fp16"],
+        typer.Option(
+            help="How the vocabulary's embeddings are stored. FP16 halves them, and moves a "
+            "cosine by some 1e-4.",
+            rich_help_panel=_WHAT,
+        ),
+    ] = "fp32"
     templates: Annotated[
         list[str] | None,
         typer.Option(

@@ -28,7 +28,7 @@ from samclip.export.options import ExportOptions
 from samclip.export.plan import ExportPlan, ReductionPlan, plan_export, require_place
 from samclip.export.rebuilding.architecture import CHECKPOINT_FILE, encode_header
 from samclip.export.strips import in_strips
-from samclip.export.text_part import bundle_text, text_encoder_graph, text_samples
+from samclip.export.text_part import TEXT_ENCODER, bundle_text, text_encoder_graph, text_samples
 from samclip.export.uint8_input import with_uint8_input
 from samclip.export.verification import GraphPair, Proof, Sample, verify
 from samclip.export.weight_storage import store_weights
@@ -81,11 +81,27 @@ def export_bundle(options: ExportOptions, progress: Progress = SILENT) -> Export
     check_readable(stored)
     manifest = with_graphs(draft.manifest, stored)
     graph_files = {name: data for files in stored for name, data in files.files.items()}
+    texts = _embedded_again(options, manifest, {**draft.texts, **graph_files}, progress)
     with progress.stage(f"writing the bundle to {options.output}"):
-        path = write_bundle(
-            options.output, manifest, {**draft.texts, **graph_files}, overwrite=options.overwrite
-        )
+        files = {**draft.texts, **texts, **graph_files}
+        path = write_bundle(options.output, manifest, files, overwrite=options.overwrite)
     return Export(path, Bundle.open_unsigned(path).manifest)
+
+
+def _embedded_again(
+    options: ExportOptions, manifest: Manifest, files: Mapping[str, bytes], progress: Progress
+) -> dict[str, bytes]:
+    """Return the ready-made names as the bundle's own tower embeds them, whose weights may differ.
+
+    Empty without names or a tower, and for a tower that is stored as it was read.
+    """
+    if options.weights_dtype.of(TEXT_ENCODER) == "fp32" or manifest.graphs.text_encoder is None:
+        return {}
+    from samclip.export.baked_names import embed_again  # noqa: PLC0415
+    from samclip.export.precision.draft_bundle import DraftBundle  # noqa: PLC0415
+
+    with progress.stage("embedding labels by the bundle's own text encoder"):
+        return embed_again(DraftBundle(options.output, manifest, files))
 
 
 def check_readable(graphs: Sequence[GraphFiles]) -> None:
@@ -190,7 +206,8 @@ def write_graphs(
 
 
 def _store(files: GraphFiles, options: ExportOptions) -> GraphFiles:
-    return store_weights(files, options.weights_dtype.of(weights_owner(files.name)))
+    stored = store_weights(files, options.weights_dtype.of(weights_owner(files.name)))
+    return stored.without_inner_shapes()
 
 
 def _take_samples(

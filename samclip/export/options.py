@@ -21,6 +21,7 @@ from samclip.export.models.attention import LOWERINGS, Lowering
 from samclip.runtime.bundles.manifest import (
     CropBackground,
     Graphs,
+    LabelsDtype,
     NameBy,
     ReducedPrecision,
     WeightsDtype,
@@ -134,10 +135,11 @@ class ExportOptions:
     `clip2sam_checkpoint` the published parts of an Open-Vocabulary SAM; `sam_checkpoint`,
     `teacher`, `align_corners` and `window_size` are for a C-RADIO (`RadioFiles`, `RadioSettings`);
     `two_towers` asks for SAM and the whole CLIP of `clip_checkpoint` side by side; `dense_names`
-    for steps before a ViT's tokens are named; `labels` names to embed into the bundle; `canvas` the
-    (h, w) of the first encoder's input, None for a square; `aspects` the width to height of further
-    ones, none for the square alone, None for the family's default; `photos` a folder to verify on;
-    `uint8_input` has the encoder take the resized photo as it is, and normalise it in the graph.
+    for steps before a ViT's tokens are named; `labels` names to embed into the bundle, stored as
+    `labels_dtype`; `canvas` the (h, w) of the first encoder's input, None for a square; `aspects`
+    the width to height of further ones, none for the square alone, None for the family's default;
+    `photos` a folder to verify on; `uint8_input` has the encoder take the resized photo as it is,
+    and normalise it in the graph.
     """
 
     checkpoint: Path
@@ -166,6 +168,7 @@ class ExportOptions:
     dense_names: DenseNames = AS_TRAINED
     more_templates: tuple[str | tuple[str, ...], ...] = ()
     labels: tuple[str, ...] = ()
+    labels_dtype: LabelsDtype = "fp32"
     text_encoder: bool = True
     mask_upscaler: bool = False
     verify: bool = True

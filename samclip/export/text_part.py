@@ -24,7 +24,8 @@ from samclip.export.plan import ExportPlan
 from samclip.export.verification import Sample, make_sample
 from samclip.export.weight_storage import stored_space
 from samclip.progress import Progress, track
-from samclip.runtime.bundles.manifest import BakedLabels, Text, WeightsDtype
+from samclip.runtime.bundles.manifest import BakedLabels, LabelsDtype, Text, WeightsDtype
+from samclip.runtime.text.bundle_text import LABELS_DTYPES
 from samclip.runtime.text.templates import resolve_templates
 from samclip.runtime.text.text_space import TextSpace
 from samclip.runtime.text.tokenizer import Tokenizer
@@ -33,7 +34,10 @@ TEXT_ENCODER = "text_encoder"
 OUTPUTS = ("text_embeddings",)
 TOKENIZER_FILE = "tokenizer.json"
 LABELS_FILE = "labels.json"
-EMBEDDINGS_FILE = "label_embeddings.f32"
+EMBEDDINGS_FILES: dict[LabelsDtype, str] = {
+    "fp32": "label_embeddings.f32",
+    "fp16": "label_embeddings.f16",
+}
 TemplateSet = str | tuple[str, ...]  # a known set's name, or the templates themselves
 DEFAULT_CONTEXT_LENGTH = 77  # CLIP's, for a text space without a tower
 # Texts to verify on: one alone, and several of different lengths.
@@ -45,10 +49,11 @@ EXAMPLES = (
 
 @dataclass(frozen=True)
 class Labels:
-    """Names whose embeddings are known: unit rows, KxD float32."""
+    """Names whose embeddings are known: unit rows, KxD float32, stored as `dtype`."""
 
     names: tuple[str, ...]
     vectors: NDArray[np.float32]
+    dtype: LabelsDtype = "fp32"
 
 
 @dataclass(frozen=True)
@@ -113,15 +118,16 @@ def bundle_text(
     if part.tokenizer is not None and options.text_encoder:
         files[TOKENIZER_FILE] = part.tokenizer
     if (labels := _labels(part, default, plan, progress)) is not None:
-        files |= _label_files(labels, LABELS_FILE, EMBEDDINGS_FILE)
+        files |= label_files(labels, LABELS_FILE, EMBEDDINGS_FILES[labels.dtype])
     baked = []
     for number, (templates, more) in enumerate(_baked(part, plan, progress), 2):
         one = BakedLabels(
             templates=templates,
             labels=f"labels-{number}.json",
-            label_embeddings=f"label_embeddings-{number}.f32",
+            label_embeddings=EMBEDDINGS_FILES[more.dtype].replace(".", f"-{number}."),
+            labels_dtype=more.dtype,
         )
-        files |= _label_files(more, one.labels, one.label_embeddings)
+        files |= label_files(more, one.labels, one.label_embeddings)
         baked.append(one)
     text = Text(
         model=part.described.model,
@@ -132,7 +138,8 @@ def bundle_text(
         tokenizer=TOKENIZER_FILE if TOKENIZER_FILE in files else None,
         context_length=DEFAULT_CONTEXT_LENGTH if tower is None else tower.config.context_length,
         labels=LABELS_FILE if labels is not None else None,
-        label_embeddings=EMBEDDINGS_FILE if labels is not None else None,
+        label_embeddings=None if labels is None else EMBEDDINGS_FILES[labels.dtype],
+        labels_dtype="fp32" if labels is None else labels.dtype,
         canonical=part.described.canonical,
         baked=tuple(baked),
     )
@@ -150,10 +157,11 @@ def _space(part: TextPart, options: ExportOptions) -> str:
     return stored_space(part.described.space, dtype if written and dtype != part.stored else "fp32")
 
 
-def _label_files(labels: Labels, names: str, embeddings: str) -> dict[str, bytes]:
+def label_files(labels: Labels, names: str, embeddings: str) -> dict[str, bytes]:
+    """Return the files of ready-made names, called `names` and `embeddings`."""
     return {
         names: json.dumps(list(labels.names), ensure_ascii=False).encode(),
-        embeddings: labels.vectors.astype("<f4").tobytes(),
+        embeddings: labels.vectors.astype(LABELS_DTYPES[labels.dtype]).tobytes(),
     }
 
 
@@ -177,7 +185,7 @@ def _labels(
             "other --templates were asked for, and there is no text tower to embed the bundle's "
             "labels with them; leave the option out, or give --text-checkpoint"
         )
-    return _embedded(part, tower, names, templates, progress)
+    return _embedded(part, tower, names, templates, plan.options, progress)
 
 
 def _baked(
@@ -200,7 +208,7 @@ def _baked(
     for templates in options.more_templates:
         if tower is not None:
             resolved = resolve_templates(templates)
-            yield templates, _embedded(part, tower, names, resolved, progress)
+            yield templates, _embedded(part, tower, names, resolved, options, progress)
 
 
 def _embedded(
@@ -208,6 +216,7 @@ def _embedded(
     tower: AnyTextTower | JointText,
     names: tuple[str, ...],
     templates: tuple[str, ...],
+    options: ExportOptions,
     progress: Progress,
 ) -> Labels:
     runs = len(names) * len(templates)
@@ -216,7 +225,7 @@ def _embedded(
         _embed(part, tower, [name], templates)
         for name in track(progress, names, "embedding labels")
     ]
-    return Labels(names, np.concatenate(rows))
+    return Labels(names, np.concatenate(rows), options.labels_dtype)
 
 
 def _embed(

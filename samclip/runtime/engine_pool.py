@@ -155,6 +155,21 @@ class EnginePool:
         with self._in_use(graph):
             self._engine(graph, meanwhile)
 
+    def load_ahead(self, graph: str) -> None:
+        """Begin to load `graph` in another thread, where a core and the backend allow it."""
+        if self.backend.traits.parallel_loads and usable_cores() > 1:
+            _once(partial(self.load, graph))()
+
+    def is_loaded(self, graph: str) -> bool:
+        """Whether `graph` is ready to run."""
+        return (graph, 1) in self._engines
+
+    def free(self, graph: str) -> None:
+        """Free the engine of `graph`, which no other thread may be using; a later run loads it."""
+        with self._in_use(graph), self._lock_of(graph):
+            if (ready := self._engines.pop((graph, 1), None)) is not None:
+                ready[0].close()
+
     def run(
         self, graph: str, feeds: Feeds, outputs: Sequence[str] | None = None
     ) -> dict[str, Tensor]:
@@ -303,6 +318,10 @@ class EnginePool:
         """Load a graph as an earlier load optimised it; None where nothing sound is kept."""
         variant = self._variant(described, precision)
         if variant is None or options.precision != FULL:
+            return None
+        if variant.file not in self.bundle.manifest.files:  # of a draft, whose files have no digest
+            return None
+        if variant.file not in self.bundle.manifest.files:  # of a draft, whose files have no digest
             return None
         if not isinstance(self.backend, Keeping):
             return None

@@ -26,8 +26,7 @@ from samclip.runtime.bundles.bundle import Bundle
 from samclip.runtime.bundles.home import find_bundle
 from samclip.runtime.bundles.signature import chosen_public_key
 from samclip.runtime.devices import check_device, parse_device
-from samclip.runtime.engine_pool import EnginePool
-from samclip.runtime.opening import load_decoder, open_engines
+from samclip.runtime.opening import open_engines
 from samclip.runtime.pixels.limits import check_max_pixels
 
 if TYPE_CHECKING:
@@ -131,8 +130,7 @@ def load(  # noqa: PLR0913 - each is one choice of a caller
             choice = replace(choice, backend=IsolatedBackend(choice.backend, seconds))
         chosen = replace(options, precision=wanted or choice.engine_precision)
         form = precision or choice.precision
-        meanwhile = _import_tasks if seconds is not None else _import_and_load
-        opened = open_engines(bundle, choice.backend, chosen, form, kept, meanwhile)
+        opened = open_engines(bundle, choice.backend, chosen, form, kept, _import_tasks)
         from samclip.runtime.model import Model  # noqa: PLC0415 - it is imported meanwhile
 
         model = Model(bundle, choice, chosen, form, folder, limit, kept, opened)
@@ -145,14 +143,8 @@ def load(  # noqa: PLR0913 - each is one choice of a caller
     return start_fastest(bundle, options, precision, start, wish, wanted)
 
 
-def _import_tasks(pool: EnginePool) -> None:  # noqa: ARG001 - what is called meanwhile gets it
+def _import_tasks() -> None:
     importlib.import_module("samclip.runtime.model")
-
-
-def _import_and_load(pool: EnginePool) -> None:
-    """Import the tasks, and load the mask decoder."""
-    _import_tasks(pool)
-    load_decoder(pool, pool.bundle.canvases[0])
 
 
 def _check_count(what: str, number: int | None, capped: bool = True) -> int | None:

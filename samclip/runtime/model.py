@@ -35,7 +35,7 @@ from samclip.runtime.clip_tower import ClipOfPhoto, PassCounter, Passes
 from samclip.runtime.example_regions import GivenExamples, add_examples, picture_space
 from samclip.runtime.features import Features
 from samclip.runtime.graph_outputs import STAND_INS
-from samclip.runtime.opening import Opened, load_decoder, open_engines
+from samclip.runtime.opening import Opened, load_encoder, open_engines
 from samclip.runtime.photo import DevicePhoto, Photo
 from samclip.runtime.pixels.encoder_input import DeviceFeeds, EncoderFeeds, EncoderInput
 from samclip.runtime.pixels.image import (
@@ -632,10 +632,9 @@ class Model:
         counter: PassCounter,
         tower: ClipOfPhoto | None = None,
     ) -> Features:
-        encoder = self.manifest.name_for("encoder", letterbox.canvas)
         with stage("encode"):
-            self._pool.load(encoder, partial(load_decoder, self._pool, letterbox.canvas))
-            encoded = self._pool.run(encoder, feeds)
+            load_encoder(self._pool, letterbox.canvas)
+            encoded = self._pool.run(self.manifest.name_for("encoder", letterbox.canvas), feeds)
         counter.add(sam=1)
         return Features(self._pool, letterbox, encoded, tower)
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from samclip.disk.partial_files import Lock
 from samclip.engines.base import Backend, EngineOptions
 from samclip.engines.machine.host import usable_cores
-from samclip.runtime.backend_choice import first_encoder, waits_for_a_shape
+from samclip.runtime.backend_choice import waits_for_a_shape
 from samclip.runtime.bundles.bundle import Bundle
 from samclip.runtime.bundles.holds import hold_release
 from samclip.runtime.engine_pool import EnginePool
@@ -34,29 +34,37 @@ def open_engines(
     options: EngineOptions,
     precision: str | None = None,
     max_shapes: int | None = None,
-    meanwhile: Callable[[EnginePool], None] | None = None,
+    meanwhile: Callable[[], None] | None = None,
 ) -> Opened:
-    """Hold a bundle and make the encoder of its first shape ready, unless an image decides which.
+    """Hold a bundle, and make its encoder ready unless the first image decides which one.
 
-    `meanwhile`: called in another thread while the backend does that, see `EnginePool.load`. Raises
-    as `samclip.load`.
+    `meanwhile`: called in another thread while the backend does that. Raises as `samclip.load`.
     """
     hold = hold_release(bundle.path)
     trial = partial(_make_trial, bundle)
     pool = EnginePool(bundle, backend, options, precision, trial, max_shapes)
     if not waits_for_a_shape(bundle, backend, options):
-        pool.load(first_encoder(bundle), None if meanwhile is None else partial(meanwhile, pool))
+        load_encoder(pool, bundle.canvases[0], meanwhile)
     return Opened(pool, hold)
 
 
-def load_decoder(pool: EnginePool, canvas: tuple[int, int]) -> None:
-    """Load what decodes first prompts on a canvas (h, w), where another core is free for it.
+def load_encoder(
+    pool: EnginePool, canvas: tuple[int, int], meanwhile: Callable[[], None] | None = None
+) -> None:
+    """Make the encoder of a canvas (h, w) ready, and its mask decoder where a core is free.
 
-    Only the last and largest graph: another one would still load while the encoder runs, and add to
-    the process's peak.
+    A backend that loads graphs one by one gets the decoder with the first prompt. `meanwhile`: what
+    else is to be done in the other thread, before that.
     """
-    if pool.backend.traits.parallel_loads and usable_cores() > 1:
-        pool.load(pool.decoders(canvas)[-1])
+    manifest = pool.bundle.manifest
+
+    def load_decoder() -> None:
+        if meanwhile is not None:
+            meanwhile()
+        if pool.backend.traits.parallel_loads and usable_cores() > 1:
+            pool.load(pool.decoders(canvas)[-1])  # the large one: two at once add to the peak
+
+    pool.load(manifest.name_for("encoder", canvas), load_decoder)
 
 
 def _make_trial(bundle: Bundle, graph: str, axes: Mapping[str, AxisRange]) -> Trial:

@@ -22,7 +22,7 @@ TESTED = {
     "camera_loop.py", "detector_boxes.py", "folder_to_coco.py", "own_vocabulary.py",
     "two_answers.py",
     "service.py",  # tests/examples/test_service.py
-    "triton_client.py",  # tests/triton/test_server.py
+    "triton_client.py",  # tests/triton_repository/test_server.py
 }  # fmt: skip
 CUP = (172, 17, 410, 308)  # XYXY in coffee.jpg
 

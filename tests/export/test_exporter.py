@@ -74,7 +74,9 @@ def test_writes_four_graphs_under_conventional_names(export: Export) -> None:
 
 def test_parity_is_measured_on_every_output_and_photo(export: Export) -> None:
     rows = export.manifest.parity
-    assert all(0 < row.max_rel_error <= row.tolerance == 1e-4 for row in rows)
+    assert all(row.max_rel_error <= row.tolerance == 1e-4 for row in rows)
+    exact = {row.graph for row in rows if row.max_rel_error == 0}
+    assert exact <= {"image_keys"}  # a few products, which torch sums in the same order
     photos = {row.image for row in rows if row.graph == "encoder"}
     assert photos == {"astronaut.jpg", "chelsea.jpg", "coffee.jpg", "rocket.jpg"}
     checked = {(row.graph, row.variant, row.output) for row in rows}
@@ -113,7 +115,7 @@ def test_the_files_are_plain_onnx_with_external_data(export: Export) -> None:
         model = onnx.load(str(file))
         operators = {node.op_type for node in model.graph.node}
         assert not operators & {"OneHot", "BatchNormalization", "If", "Loop", "NonZero"}
-        assert "LayerNormalization" in operators
+        assert "LayerNormalization" in operators or file.stem == "image_keys"
         assert {node.domain for node in model.graph.node} <= {"", "ai.onnx"}
 
 

@@ -64,7 +64,7 @@ PATTERNS: dict[str, str] = {
     r"python examples/": "tests/examples/test_scripts.py",
     r"python tests/gpu/": GPU + "tests/gpu",
     r"scripts/measure-radio": "not run: gigabytes; tests/export/test_exporter_radio.py",
-    r"pytest tests/triton": "tests/triton/test_server.py",
+    r"pytest tests/triton_repository": "tests/triton_repository/test_server.py",
     r"pytest tests/docker": "tests/docker/test_images.py",
     r"pytest": "tests/attacks",
     r"scripts/compare-lowerings": HOURS + "tests/export",

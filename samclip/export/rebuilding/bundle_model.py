@@ -26,8 +26,15 @@ from samclip.export.text_part import Labels, TextPart, text_samples
 from samclip.export.verification import TOLERANCE, Sample, measure
 from samclip.progress import Progress
 from samclip.runtime.bundles.bundle import Bundle
-from samclip.runtime.bundles.manifest import DIGEST_NAME, MANIFEST_NAME, ParityRow, Text
+from samclip.runtime.bundles.manifest import (
+    DIGEST_NAME,
+    MANIFEST_NAME,
+    LabelsDtype,
+    ParityRow,
+    Text,
+)
 from samclip.runtime.pixels.image import photo_paths
+from samclip.runtime.text.bundle_text import LABELS_DTYPES
 
 # Where weights are stored rounded, so is what torch's exporter computed from them (in small images
 # the phases of positions). The rebuilt model computes these from the weights: 2e-3 was seen.
@@ -114,25 +121,33 @@ def _carried_text(part: TextPart, described: Text, bundle: Bundle) -> TextPart:
     return replace(
         part,
         stored=stored,
-        labels=_labels(bundle, described.labels, described.label_embeddings, sizes),
+        labels=_labels(
+            bundle, described.labels, described.label_embeddings, sizes, described.labels_dtype
+        ),
         baked=tuple(
-            (each.templates, _labels(bundle, each.labels, each.label_embeddings, sizes))
+            (
+                each.templates,
+                _labels(bundle, each.labels, each.label_embeddings, sizes, each.labels_dtype),
+            )
             for each in described.baked
         ),
     )
 
 
-def _labels(bundle: Bundle, names_file: str, vectors_file: str, embed_dim: int) -> Labels:
+def _labels(
+    bundle: Bundle, names_file: str, vectors_file: str, embed_dim: int, dtype: LabelsDtype
+) -> Labels:
     """Read ready-made names and their embeddings; raises CheckpointError for damaged ones."""
     with error_context(f"{names_file} of {bundle.path}"):
         try:
             names = msgspec.json.decode(bundle.read(names_file), type=tuple[str, ...])
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             raise CheckpointError(f"it is not a list of names: {error}") from error
-        numbers = np.frombuffer(bundle.read(vectors_file), "<f4")
+        numbers = np.frombuffer(bundle.read(vectors_file), LABELS_DTYPES[dtype])
         if numbers.size != len(names) * embed_dim:
             raise CheckpointError(
                 f"there are {len(names):,} names and {numbers.size:,} numbers of embeddings; "
                 f"expected {embed_dim} for each name"
             )
-    return Labels(names, numbers.reshape(len(names), embed_dim))
+    vectors = np.asarray(numbers, np.float32).reshape(len(names), embed_dim)
+    return Labels(names, vectors, dtype)

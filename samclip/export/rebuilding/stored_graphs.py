@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
+from onnx_ir.passes.common import ShapeInferencePass
 
 from samclip.errors import CheckpointError
 from samclip.export.graph_files import internalise
@@ -55,6 +56,7 @@ def read_graphs(bundle: Bundle) -> list[StoredGraph]:
         model = internalise(source.onnx, dict(source.weights))
         expand_stored(model.graph)
         compute_whole(model)
+        ShapeInferencePass()(model)  # they are not in the file
         _write_means_as_products(model.graph)
         found.append(StoredGraph(name, variant, model))
     return found

@@ -50,6 +50,7 @@ Notes = Annotated[str, msgspec.Meta(max_length=2**16)]
 Templates = Annotated[tuple[Long, ...], msgspec.Meta(max_length=1000)]
 Triple = tuple[Mean, Mean, Mean]
 WeightsDtype = Literal["fp32", "fp16", "int8"]
+LabelsDtype = Literal["fp32", "fp16"]
 ReducedPrecision = Literal["fp16", "bf16", "int8", "int8_fp16"]
 Precision = Literal["fp32", "fp16", "bf16", "int8", "int8_fp16"]
 NameBy = Literal["crop-image", "crop-feature"]
@@ -297,12 +298,13 @@ class ClipTower(Record, frozen=True, kw_only=True):
 NamingHead = ClipHead | RegionHead | ClipTower
 
 
-class BakedLabels(Record, frozen=True, kw_only=True):
+class BakedLabels(Record, frozen=True, kw_only=True, omit_defaults=True):
     """Ready-made embeddings of names in other templates than the bundle's, as files of `Text`."""
 
     templates: Long | Templates
     labels: Long
     label_embeddings: Long
+    labels_dtype: LabelsDtype = "fp32"
 
 
 class Text(Record, frozen=True, kw_only=True, omit_defaults=True):
@@ -310,9 +312,10 @@ class Text(Record, frozen=True, kw_only=True, omit_defaults=True):
 
     `space` is a SHA-256 that identifies the text tower and keys every cache of its embeddings.
     `labels` and `label_embeddings` are files of ready-made embeddings: a JSON list of K names, and
-    K x embed_dim little-endian float32, unit length, made with `templates`; `baked` those made with
-    other templates. `canonical`: texts are canonicalised for the tower, as SigLIP's are. What has
-    its default is left out of the file: older versions of samclip refuse what they do not know.
+    K x embed_dim little-endian numbers, unit length, made with `templates`; they are float32, or
+    float16 where `labels_dtype` says so. `baked`: those made with other templates. `canonical`:
+    texts are canonicalised for the tower, as SigLIP's are. What has its default is left out of the
+    file: older versions of samclip refuse what they do not know.
     """
 
     model: Long
@@ -324,6 +327,7 @@ class Text(Record, frozen=True, kw_only=True, omit_defaults=True):
     context_length: ContextLength = 77
     labels: Long | None = None
     label_embeddings: Long | None = None
+    labels_dtype: LabelsDtype = "fp32"
     canonical: bool = False
     baked: Annotated[tuple[BakedLabels, ...], msgspec.Meta(max_length=16)] = ()
 

@@ -24,6 +24,7 @@ from __future__ import annotations
 import hashlib
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -32,7 +33,14 @@ from numpy.typing import NDArray
 from samclip.engines.base import library_version
 from samclip.errors import BundleError, CapabilityError, VocabularyError, error_context
 from samclip.runtime.bundles.bundle import Bundle
-from samclip.runtime.bundles.manifest import BakedLabels, Manifest, NamingHead, Text, Variant
+from samclip.runtime.bundles.manifest import (
+    BakedLabels,
+    LabelsDtype,
+    Manifest,
+    NamingHead,
+    Text,
+    Variant,
+)
 from samclip.runtime.engine_pool import EnginePool
 from samclip.runtime.text.names import MAX_NAMES
 from samclip.runtime.text.templates import resolve_templates
@@ -42,6 +50,10 @@ from samclip.runtime.text.tokenizer import Tokenizer
 from samclip.runtime.text.tokenizer_file import MAX_BYTES as MAX_TOKENIZER_BYTES
 
 MAX_LABELS_BYTES = 10_000_000
+LABELS_DTYPES: dict[LabelsDtype, np.dtype[Any]] = {
+    "fp32": np.dtype("<f4"),
+    "fp16": np.dtype("<f2"),
+}
 TEXT_PACKAGES = ("ftfy", "tokenizers")  # they clean and split texts, by tables of their versions
 
 
@@ -63,20 +75,18 @@ def open_text_space(pool: EnginePool, text: Text, cache_dir: Path | None) -> Tex
     The tokenizer is read and the text encoder loaded when the first name needs them. Raises
     BundleError.
     """
-    bundle, name = pool.bundle, text.tokenizer
-
-    def encode(tokens: NDArray[np.int64]) -> NDArray[np.float32]:
-        (embeddings,) = pool.compute(GRAPH, {"tokens": tokens}, (OUTPUT,))
-        return embeddings
+    bundle, name, tower = pool.bundle, text.tokenizer, _Tower(pool)
 
     def read_tokenizer() -> Tokenizer:
+        tower.begin()
         with error_context(f"{bundle.path}: {name}"):
             data = read_bounded(bundle, str(name), MAX_TOKENIZER_BYTES)
             return Tokenizer.from_bytes(data, text.context_length, text.canonical)
 
     with error_context(str(bundle.path)):
         return TextSpace(
-            encode=encode if pool.has(GRAPH) else None,
+            encode=tower.encode if pool.has(GRAPH) else None,
+            after=tower.end,
             tokenizer=None if name is None else read_tokenizer,
             space=_computed_digest(pool, text),
             embed_dim=text.embed_dim,
@@ -89,6 +99,35 @@ def open_text_space(pool: EnginePool, text: Text, cache_dir: Path | None) -> Tex
                 for each in text.baked
             },
         )
+
+
+class _Tower:
+    """The text encoder of a pool, which most programs use once, for their vocabulary.
+
+    So its memory is given back after the first names, where loading takes little time. It stays
+    from the second use on, and where it was loaded before any.
+    """
+
+    def __init__(self, pool: EnginePool) -> None:
+        self._pool = pool
+        self._stays = True
+
+    def begin(self) -> None:
+        """Begin to load it, before the first names are tokenized."""
+        is_quick = self._pool.backend.traits.parallel_loads
+        self._stays = self._pool.is_loaded(GRAPH) or not is_quick
+        self._pool.load_ahead(GRAPH)
+
+    def encode(self, tokens: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Embed N texts, tokens N x context_length: N x embed_dim."""
+        (embeddings,) = self._pool.compute(GRAPH, {"tokens": tokens}, (OUTPUT,))
+        return embeddings
+
+    def end(self) -> None:
+        """Free it after the first names."""
+        if not self._stays:
+            self._stays = True
+            self._pool.free(GRAPH)
 
 
 def _bundle_templates(templates: str | tuple[str, ...]) -> tuple[str, ...]:
@@ -179,12 +218,13 @@ def _read_labels(
             f"{text.labels} has {len(names):,} names; at most {MAX_NAMES:,} are accepted. Export "
             "the bundle with fewer."
         )
-    size = len(names) * embed_dim * np.dtype("<f4").itemsize
+    stored = LABELS_DTYPES[text.labels_dtype]
+    size = len(names) * embed_dim * stored.itemsize
     data = read_bounded(bundle, text.label_embeddings, size)
     if len(data) != size:
         raise BundleError(
-            f"{text.label_embeddings} has {len(data):,} bytes, expected {embed_dim} float32 "
+            f"{text.label_embeddings} has {len(data):,} bytes, expected {embed_dim} {stored.name} "
             f"for each of the {len(names)} names; export the bundle again."
         )
-    rows = np.frombuffer(data, "<f4").reshape(len(names), embed_dim)  # K*D -> KxD
-    return dict(zip(names, rows, strict=True))
+    rows = np.frombuffer(data, stored).reshape(len(names), embed_dim)  # K*D -> KxD
+    return dict(zip(names, np.asarray(rows, np.float32), strict=True))

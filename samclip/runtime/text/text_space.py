@@ -67,8 +67,9 @@ class TextSpace:
     cache. `templates` are the bundle's defaults, with which `precomputed` (name -> embed_dim
     float32) was made; `baked` has the like for other templates. `canonical`: names that are equal
     in SigLIP's canonical form have the same vector. The MEMORY_ROWS vectors that were used last
-    stay in memory. Vectors of names that lost something (`losses`) are not kept on the disk, so
-    that what is found there needs no tokenizer, and no warning.
+    stay in memory. `after` is called when names were computed, before others may be. Vectors of
+    names that lost something (`losses`) are not kept on the disk, so that what is found there needs
+    no tokenizer, and no warning.
     """
 
     def __init__(
@@ -82,11 +83,13 @@ class TextSpace:
         cache: TextCache | None = None,
         canonical: bool = False,
         baked: Mapping[tuple[str, ...], Mapping[str, Vector]] | None = None,
+        after: Callable[[], None] | None = None,
     ) -> None:
         self.space = space
         self.embed_dim = embed_dim
         self.templates = templates
         self._encode = encode
+        self._after = after
         self._tokenizer = tokenizer
         made = {**(baked or {}), templates: precomputed or {}}
         self._ready = {
@@ -210,6 +213,8 @@ class TextSpace:
                 if self._cache is not None and whole:
                     self._cache.put(whole)
                 found |= computed
+            if self._after is not None:
+                self._after()
         return found
 
     def _from_disk(self, keys: Sequence[bytes]) -> Found:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -7,11 +8,12 @@ import numpy as np
 import pytest
 from fakes import NAMES, FakeBackend, FakeBundle, fake_manifest
 
+import samclip
 from samclip.engines.base import EngineOptions
 from samclip.errors import BundleError, CapabilityError
 from samclip.runtime.engine_pool import EnginePool
 from samclip.runtime.text.bundle_text import open_text_space
-from samclip.runtime.text.text_space import TextSpace
+from samclip.runtime.text.text_space import GRAPH, TextSpace
 
 
 class Damaged(FakeBundle):
@@ -62,3 +64,18 @@ def test_templates_of_a_bundle_are_not_the_callers_fault(tmp_path: Any) -> None:
     text = msgspec.structs.replace(manifest.text, templates=("no place for a name",))
     with pytest.raises(BundleError, match="the bundle's templates cannot be used"):
         open_space(FakeBundle(msgspec.structs.replace(manifest, text=text)), tmp_path)
+
+
+def test_the_text_tower_goes_after_the_first_names_and_stays_from_the_second_on(
+    tmp_path: Path,
+) -> None:
+    with samclip.load(backend="onnxruntime", cache_dir=tmp_path) as model:
+        model.vocabulary(["a unicorn"])
+        assert not model._pool.is_loaded(GRAPH)
+        again = model.vocabulary(["a unicorn", "a lighthouse"])  # one of them is new
+        assert model._pool.is_loaded(GRAPH)
+        assert again.names == ("a unicorn", "a lighthouse")
+    with samclip.load(backend="onnxruntime", cache_dir=tmp_path / "other") as model:
+        model._pool.load(GRAPH)  # as `prepare` does: no later call is to load it
+        model.vocabulary(["a unicorn"])
+        assert model._pool.is_loaded(GRAPH)
