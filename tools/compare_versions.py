@@ -2,7 +2,7 @@
 
     python -m tools.compare_versions ../samclip-before --backend onnxruntime --rounds 20
 
-Each checkout runs in a process of its own, which encodes a packaged photo once; the order turns
+Each checkout runs in a separate process, which encodes a packaged photo once; the order turns
 round after each round. Written are medians, the median of the rounds' ratios with a 95 % interval
 from a bootstrap over rounds, the ratio of processor times, and the peak memory of both processes
 (`VmHWM`) after their first mask and at the end.

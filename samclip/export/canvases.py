@@ -25,7 +25,7 @@ from samclip.runtime.graph_outputs import IMAGE_KEYS, POINT_DECODER
 AUTO = "auto"
 DEFAULT_ASPECTS = ("1:1", "4:3", "16:9")
 MAX_ASPECT = 16
-# Graphs that are made of another one's weights, and lie on its weights file.
+# Graphs that share another one's weights, and lie on its weights file.
 WEIGHTS_OF = {IMAGE_KEYS: "mask_decoder", POINT_DECODER: "mask_decoder"}
 Size = tuple[int, int]
 

@@ -58,6 +58,8 @@ PATTERNS: dict[str, str] = {
     r"python -m tools\.label_maps": "tests/tools/test_label_maps.py",
     r"python -m tools\.batch_pace": "tests/tools/test_batch_pace.py",
     r"python -m tools\.serve_picture": "not run: needs a browser; tests/server/test_page.py",
+    r"python -m tools\.regraph": "tests/tools/test_regraph.py",
+    r"python -m tools\.compare_versions": "not run: a timing of another checkout",
     r"python -m tools\.peers": "not run: installs other projects; tests/tools/peers",
     r"python examples/": "tests/examples/test_scripts.py",
     r"python tests/gpu/": GPU + "tests/gpu",

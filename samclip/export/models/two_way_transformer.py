@@ -247,7 +247,7 @@ class CrossAttention(nn.Module):
         return scores.reshape(*bias.shape[:3], -1) + bias
 
     def spread(self, scores: Tensor, values: Tensor) -> Tensor:
-        """Give many queries the few `values`, BxNxC, by their `scores`, BxHxNxL: BxLxC.
+        """Return what many queries take of few `values`, BxNxC, by `scores`, BxHxNxL: BxLxC.
 
         The softmax is written out: backends transpose for one that is not along the last axis. The
         shares of a head add up to 1, so a part of the output's bias in each makes the whole of it;

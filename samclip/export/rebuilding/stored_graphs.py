@@ -38,8 +38,8 @@ class StoredGraph:
 def read_graphs(bundle: Bundle) -> list[StoredGraph]:
     """Read a variant of every graph that computes in FP32, its files verified and checked.
 
-    Graphs without weights of their own are left out. Raises CheckpointError where a graph has no
-    such variant, and what `Bundle.variant_source` raises.
+    Graphs without weights, or on another graph's, are left out. Raises CheckpointError where a
+    graph has no such variant, and what `Bundle.variant_source` raises.
     """
     found = []
     for name in Graphs.__struct_fields__:

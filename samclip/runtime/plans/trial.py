@@ -312,7 +312,7 @@ def _on_host(results: Mapping[str, Tensor]) -> dict[str, Array]:
 
 
 def _side_of(photo: _Photo) -> Feeds:
-    """Return what the decoder's image side is made of."""
+    """Return what the decoder's image side is computed from."""
     return {"image_embeddings": photo.encoded["image_embeddings"]}
 
 
