@@ -52,11 +52,13 @@ class Identity:
     digest: str
     precision: str | None
     question: Mapping[str, Any]
+    engine_precision: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values, ready for JSON."""
         bundle = {"bundle": self.bundle, "manifest_sha256": self.digest}
-        return {**bundle, "precision": self.precision, **self.question}
+        engine = {} if self.engine_precision is None else {"engine": self.engine_precision}
+        return {**bundle, "precision": self.precision, **engine, **self.question}
 
 
 class JobFolder:
