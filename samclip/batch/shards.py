@@ -220,9 +220,9 @@ def _check_identity(folder: Path, identity: Identity) -> None:
     if there != wanted:
         was = there if isinstance(there, dict) else {}
         differ = "; ".join(
-            f"{key}: {brief(was.get(key), 200)} there, {brief(wanted[key], 200)} now"
-            for key in wanted
-            if was.get(key) != wanted[key]
+            f"{key}: {brief(was.get(key), 200)} there, {brief(wanted.get(key), 200)} now"
+            for key in dict.fromkeys((*wanted, *was))
+            if was.get(key) != wanted.get(key)
         )
         raise BatchError(
             f"{folder} has the rows of another job ({differ or 'of another version of samclip'}). "
