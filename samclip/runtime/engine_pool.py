@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import _thread
 import logging
 import os
 import threading
@@ -32,7 +33,7 @@ from samclip.engines.base import (
 from samclip.engines.cuda.memory import CudaTensor
 from samclip.engines.foreign import ForeignTensor, Keeper
 from samclip.engines.machine.host import usable_cores
-from samclip.engines.process_edges import stop_at_exit
+from samclip.engines.process_edges import call_under_way, stop_at_exit
 from samclip.errors import (
     BackendUnavailableError,
     CapabilityError,
@@ -378,12 +379,19 @@ class EnginePool:
 
 
 def _once(work: Callable[[], None] | None) -> Callable[[], None]:
-    """Return a function that begins `work` in another thread, the first time that it is called."""
+    """Return a function that begins `work` in another thread, the first time that it is called.
+
+    Where no thread starts, the work is left to its use. `Thread.start` would wait forever for a
+    thread that finds no memory to begin.
+    """
     waiting = [] if work is None else [work]
 
     def begin() -> None:
         while waiting:
-            threading.Thread(target=_try, args=(waiting.pop(),), name="samclip-load").start()
+            try:
+                _thread.start_new_thread(_try, (waiting.pop(),))
+            except RuntimeError as error:
+                _logger.debug("nothing is begun ahead of its use: %s", error)
 
     return begin
 
@@ -391,7 +399,8 @@ def _once(work: Callable[[], None] | None) -> Callable[[], None]:
 def _try(work: Callable[[], None]) -> None:
     """Do work ahead of its use, which meets the same error if there is one."""
     try:
-        work()
+        with call_under_way():
+            work()
     except Exception:  # whatever it is, the use raises it
         _logger.debug("what was begun ahead of its use failed", exc_info=True)
 
