@@ -62,7 +62,8 @@ def load_encoder(
         if meanwhile is not None:
             meanwhile()
         if pool.backend.traits.parallel_loads and usable_cores() > 1:
-            pool.load(pool.decoders(canvas)[-1])  # the large one: two at once add to the peak
+            for graph in reversed(pool.decoders(canvas)):  # the large one first, one by one
+                pool.load(graph)
 
     pool.load(manifest.name_for("encoder", canvas), load_decoder)
 
