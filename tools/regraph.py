@@ -59,7 +59,8 @@ def regraph(path: Path, names: Sequence[str]) -> None:
     ]
     samples = [sample for one in models for photo in photos for sample in one.samples(photo)]
     proof = verify([GraphPair(files, files) for files in made], samples, SILENT)
-    stored = share_weights_files([*kept, *(_stored(files, bundle) for files in made)])
+    shared = share_weights_files([*kept, *(_stored(files, bundle) for files in made)])
+    stored = [files.without_inner_shapes() for files in shared]
     files = {name: data for graph in stored for name, data in graph.files.items()}
     own = {v.file for graph in _graphs(bundle) for v in graph.graph.variants}
     rest = {name: bundle.read(name) for name in manifest.files if name not in own}

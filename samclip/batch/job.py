@@ -53,6 +53,7 @@ class Job:
             bundle=bundle.manifest.name,
             digest=manifest_sha256(bundle.path),
             precision=options.get("precision"),
+            engine_precision=options.get("engine_precision"),
             question=self.question.to_dict(),
         )
 

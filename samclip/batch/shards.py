@@ -52,11 +52,13 @@ class Identity:
     digest: str
     precision: str | None
     question: Mapping[str, Any]
+    engine_precision: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values, ready for JSON."""
         bundle = {"bundle": self.bundle, "manifest_sha256": self.digest}
-        return {**bundle, "precision": self.precision, **self.question}
+        engine = {} if self.engine_precision is None else {"engine": self.engine_precision}
+        return {**bundle, "precision": self.precision, **engine, **self.question}
 
 
 class JobFolder:
@@ -218,9 +220,9 @@ def _check_identity(folder: Path, identity: Identity) -> None:
     if there != wanted:
         was = there if isinstance(there, dict) else {}
         differ = "; ".join(
-            f"{key}: {brief(was.get(key), 200)} there, {brief(wanted[key], 200)} now"
-            for key in wanted
-            if was.get(key) != wanted[key]
+            f"{key}: {brief(was.get(key), 200)} there, {brief(wanted.get(key), 200)} now"
+            for key in dict.fromkeys((*wanted, *was))
+            if was.get(key) != wanted.get(key)
         )
         raise BatchError(
             f"{folder} has the rows of another job ({differ or 'of another version of samclip'}). "

@@ -93,6 +93,7 @@ def teach(
     backend: options.Backend = "auto",
     device: options.Device = None,
     precision: options.Precision = None,
+    engine_precision: options.EnginePrecision = None,
     threads: options.Threads = None,
     verbose: options.Verbose = 0,
     debug: options.Debug = False,
@@ -118,6 +119,7 @@ def teach(
             backend=backend,
             device=device,
             precision=precision,
+            engine_precision=engine_precision,
             threads=threads,
         )
         with heed_stops(), open_model(request) as model:

@@ -77,7 +77,8 @@ def export_bundle(options: ExportOptions, progress: Progress = SILENT) -> Export
     draft = _export_in_fp32(plan, progress)  # the torch model is not needed any more
     if plan.reduction is not None:
         draft = _reduce(draft, plan.reduction, options, progress)
-    stored = share_weights_files([without_unused(pair.stored) for pair in draft.graphs])
+    shared = share_weights_files([without_unused(pair.stored) for pair in draft.graphs])
+    stored = [files.without_inner_shapes() for files in shared]
     check_readable(stored)
     manifest = with_graphs(draft.manifest, stored)
     graph_files = {name: data for files in stored for name, data in files.files.items()}
@@ -206,8 +207,7 @@ def write_graphs(
 
 
 def _store(files: GraphFiles, options: ExportOptions) -> GraphFiles:
-    stored = store_weights(files, options.weights_dtype.of(weights_owner(files.name)))
-    return stored.without_inner_shapes()
+    return store_weights(files, options.weights_dtype.of(weights_owner(files.name)))
 
 
 def _take_samples(

@@ -58,6 +58,10 @@ def test_a_folder_becomes_rows_and_a_second_run_adds_nothing(folder: Path, run: 
     assert again.stdout == (
         "rows: 2 images; 2 of them done before; 1 with an error, see the column error\n"
     )
+    where = ("--to", "rows", "--engine-precision", "bf16")
+    other = run(*command, "--backend", "openvino", *where)  # other rows: nothing is loaded
+    assert other.exit_code == 1
+    assert "engine: None there, 'bf16' now" in other.stderr
     other = run(*command[:-2], "--task", "semantic", "--to", "rows")
     assert other.exit_code == 1
     assert "tasks: ['classify', 'embed'] there, ['semantic'] now" in other.stderr

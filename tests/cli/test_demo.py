@@ -43,8 +43,10 @@ def test_an_image_is_searched_for_large_objects(run: Run, model: FakeModel, imag
 
 
 def test_names_and_boxes_are_passed_on(run: Run, model: FakeModel, image: Path) -> None:
-    result = run("demo", image, "--names", "cup,bus", "--box", "1,2,9,9", "--json")
+    where = ["--backend", "openvino", "--engine-precision", "bf16"]
+    result = run("demo", image, "--names", "cup,bus", "--box", "1,2,9,9", "--json", *where)
     assert result.exit_code == 0, result.output
+    assert model.loaded["engine_precision"] == "bf16"
     record = json.loads(result.stdout)
     assert record["task"] == "demo"
     assert record["classify"]["names"] == ["bus", "cup"]

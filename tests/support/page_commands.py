@@ -71,6 +71,7 @@ PATTERNS: dict[str, str] = {
     r"scripts/compare-inputs": "not run: a timing; tests/runtime/pixels/test_encoder_input.py",
     r"scripts/ship-samclip-tiny": "not run: it needs the merged checkpoint; tests/export",
     r"scripts/quiet-figures": "not run: minutes on a quiet machine; tests/test_figures.py",
+    r"scripts/start-up": "not run: minutes of timing; tests/tools/test_start_up.py",
     r"scripts/check-figures": "tests/test_figures.py",
     r"scripts/write-merging-reference": "tests/merge/config/test_reference.py",
     r"scripts/(emulate|check)-aarch64": "not run: needs qemu or wheels; tests/test_aarch64.py",

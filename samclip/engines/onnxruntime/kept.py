@@ -33,6 +33,7 @@ from samclip.disk.partial_files import is_safely_owned, locked_partial, remove_a
 from samclip.engines.backend_names import ONNXRUNTIME
 from samclip.engines.base import GraphSource
 from samclip.engines.machine.device import processor_features, processor_name
+from samclip.engines.machine.free_memory import available_memory
 from samclip.engines.plans.own_files import hash_own, read_own
 from samclip.engines.plans.record import Record, Sha256
 from samclip.engines.plans.sidecar import BuiltGraph
@@ -42,6 +43,7 @@ from samclip.version import __version__
 SCHEMA = 1  # of the key: another one makes all that was kept before it stale
 LEAST_BYTES = 10**7  # of weights: smaller graphs are optimised in the time that hashing takes
 LIMIT_BYTES = 2 * 10**9  # of all that is kept together
+MEMORY_TIMES = 8  # so often the memory that is free has what is kept: writing it takes two copies
 FREE_TIMES = 10  # what is kept takes at most this share of the disk's free room
 MAX_GRAPH_BYTES = 2**26
 INLINE_BYTES = 4096  # smaller tensors stay in the graph, where shapes are inferred from them
@@ -151,7 +153,7 @@ def place_of(library: ModuleType, graph: BuiltGraph, settings: tuple[str, ...]) 
 
 
 def is_worth_keeping(source: GraphSource) -> bool:
-    """Whether a graph is large, the disk has room for it, and its tokens choose no rows.
+    """Whether a graph is large, there is room for it, and its tokens choose no rows.
 
     Those must stay below a bound that only the check of the graph knows. Makes the folder.
     """
@@ -159,8 +161,11 @@ def is_worth_keeping(source: GraphSource) -> bool:
     if size < LEAST_BYTES or source.signature is None or source.signature.token_rows is not None:
         return False
     floats = sum(weight.size * 4 for weight in source.weights.values())  # as they are computed in
+    memory = available_memory()  # ONNX Runtime writes the graph from a copy
+    if floats > LIMIT_BYTES or (memory is not None and floats * MEMORY_TIMES > memory):
+        return False
     folder = open_cache(ONNXRUNTIME)
-    if folder is None or floats > LIMIT_BYTES:
+    if folder is None:
         return False
     with contextlib.suppress(OSError):
         return floats * FREE_TIMES <= shutil.disk_usage(folder).free

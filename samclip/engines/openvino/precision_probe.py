@@ -9,22 +9,19 @@ version of OpenVINO.
 from __future__ import annotations
 
 import hashlib
-import logging
 import os
 import platform
 import signal
 import subprocess
 import sys
 from datetime import datetime, timezone
-from pathlib import Path
 from typing import Annotated, Literal
 
 import msgspec
 
-from samclip.disk.cache_folder import open_cache, read_private_file
-from samclip.disk.partial_files import remove_abandoned, write_file
 from samclip.engines.base import EnginePrecision, Probe
 from samclip.engines.child_process import describe_end, start_child, starting
+from samclip.engines.found_here import keep_fact, place_of, read_fact
 from samclip.engines.machine.device import processor_features, processor_name
 from samclip.engines.openvino.library import (
     ISA_VARIABLE,
@@ -37,13 +34,8 @@ START = starting("samclip.engines.openvino.precision_child")
 SECONDS = 60.0
 LEAST_GAIN = 1.1  # times as fast as FP32: less is not worth other answers
 HINTS: dict[EnginePrecision, str] = {"fp32": "f32", "bf16": "bf16"}  # OpenVINO's names
-FOLDER = "precisions"
-MAX_BYTES = 2**20
-MODE = 0o600
 MAX_DETAIL = 2000
 REMEDY = "leave engine_precision out, or choose another backend"
-
-_logger = logging.getLogger("samclip")
 
 
 class Answer(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -80,17 +72,18 @@ def probe_precision(precision: EnginePrecision, *, ask: bool = True) -> Probe:
     if not library.available:
         return library
     facts = describe_machine()
-    folder = open_cache(FOLDER)
-    place = None if folder is None else _place(folder, precision, facts)
-    answer = None if place is None else _read(place, precision, facts)
+    name = _name(precision, facts)
+    answer = read_fact(name, Answer)
+    if answer is not None and (answer.precision, answer.facts) != (precision, facts):
+        answer = None
     if answer is None and not ask:
         return Probe(False, f"{precision} was never tried on this machine", REMEDY)
     if answer is None:
         answer = _try(precision, facts)
-        if place is not None:
-            _keep(place, answer)
+        keep_fact(name, answer)
     if answer.suits:
         return Probe(True, answer.detail)
+    place = place_of(name)
     again = "" if place is None else f"; to try it again, remove {place}"
     return Probe(False, answer.detail, f"{REMEDY}{again}")
 
@@ -140,30 +133,5 @@ def _compare(precision: EnginePrecision, times: Times) -> tuple[bool, str]:
     return False, f"{detail}, at least {LEAST_GAIN:g}x is asked for"
 
 
-def _place(folder: Path, precision: str, facts: tuple[str, ...]) -> Path:
-    key = hashlib.sha256(msgspec.json.encode((precision, facts))).hexdigest()
-    return folder / f"{key[:32]}.json"
-
-
-def _read(place: Path, precision: str, facts: tuple[str, ...]) -> Answer | None:
-    """Return the answer that was kept; None where none is that can be trusted."""
-    try:
-        found = msgspec.json.decode(read_private_file(place, MAX_BYTES), type=Answer)
-    except FileNotFoundError:
-        return None
-    except (OSError, msgspec.MsgspecError, UnicodeError, RecursionError) as error:
-        _logger.warning("%s is ignored, and %s is tried again: %s", place, precision, error)
-        return None
-    return found if (found.precision, found.facts) == (precision, facts) else None
-
-
-def _keep(place: Path, answer: Answer) -> None:
-    try:
-        remove_abandoned(place.parent)
-        write_file(place, msgspec.json.encode(answer), MODE)
-    except OSError as error:
-        _logger.warning(
-            "what became of trying %s is not kept, and it is tried again by the next process: %s",
-            answer.precision,
-            error.strerror or error,
-        )
+def _name(precision: str, facts: tuple[str, ...]) -> str:
+    return hashlib.sha256(msgspec.json.encode((precision, facts))).hexdigest()[:32]

@@ -8,8 +8,9 @@ import pytest
 from precision_stand_ins import start_of
 
 from samclip.engines.base import Probe
+from samclip.engines.found_here import FOLDER
 from samclip.engines.openvino import precision_probe
-from samclip.engines.openvino.precision_probe import FOLDER, probe_precision
+from samclip.engines.openvino.precision_probe import probe_precision
 
 
 @pytest.fixture(autouse=True)

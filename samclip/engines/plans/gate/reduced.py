@@ -12,12 +12,9 @@ import hashlib
 import logging
 import time
 from dataclasses import replace
-from pathlib import Path
 
 import msgspec
 
-from samclip.disk.cache_folder import open_cache
-from samclip.disk.partial_files import remove_abandoned, write_file
 from samclip.engines.base import (
     FULL,
     REMEDY,
@@ -28,18 +25,16 @@ from samclip.engines.base import (
     GraphSource,
     Reducing,
 )
+from samclip.engines.found_here import keep_fact, read_fact
 from samclip.engines.isolated.backend import IsolatedBackend
 from samclip.engines.plans.gate.cases import answer
 from samclip.engines.plans.gate.child import NO_VERDICT, repeat_case
 from samclip.engines.plans.gate.measures import Tally
 from samclip.engines.plans.gate.verdict import MAX_REASON, State, Verdict, failure_table
-from samclip.engines.plans.own_files import MODE, read_own
 from samclip.engines.plans.record import Record, Sha256, digest_of, with_digest
 from samclip.engines.plans.sidecar import DEFAULT_AXES, BuiltGraph, identify, identify_key
-from samclip.errors import BackendUnavailableError, EngineError, PlanDamagedError
+from samclip.errors import BackendUnavailableError, EngineError
 
-FOLDER = "precisions"
-MAX_BYTES = 1_000_000
 SECONDS = 120.0  # for loading a graph, and for each run
 REPEATS = 2
 SCHEMA = 1  # of the key: another one makes all that was found before it stale
@@ -143,7 +138,7 @@ def judge_graph(
         raise _not_judged(source, precision, str(error)) from error
     if found.state == "unjudged":
         raise _not_judged(source, precision, found.verdicts[-1].reason)
-    _keep(found)
+    keep_fact(_name(key), with_digest(found))
     return found
 
 
@@ -232,36 +227,13 @@ def _key(backend: Backend, graph: BuiltGraph, precision: str) -> str:
     return hashlib.sha256(msgspec.json.encode(facts)).hexdigest()
 
 
-def _keep(judged: JudgedGraph) -> None:
-    """Keep what was found for later loads; an error of the disk is only logged."""
-    folder = open_cache(FOLDER)
-    if folder is None:
-        return
-    try:
-        remove_abandoned(folder)
-        write_file(_path(folder, judged.key), msgspec.json.encode(with_digest(judged)), MODE)
-    except OSError as error:
-        _logger.warning(
-            "what was found about a graph's precision is not kept, and it is judged at the next "
-            "load again: %s",
-            error.strerror or error,
-        )
-
-
 def _read(key: str) -> JudgedGraph | None:
     """Return what was kept; None when nothing is, or nothing that is whole."""
-    folder = open_cache(FOLDER)
-    if folder is None:
-        return None
-    try:
-        found = msgspec.json.decode(read_own(_path(folder, key), MAX_BYTES), type=JudgedGraph)
-    except (OSError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        return None
-    except PlanDamagedError as error:
-        _logger.warning("what was kept about a precision is not used: %s", error)
+    found = read_fact(_name(key), JudgedGraph)
+    if found is None:
         return None
     return found if found.digest == digest_of(found) and found.key == key else None
 
 
-def _path(folder: Path, key: str) -> Path:
-    return folder / f"graph.{key[:32]}.json"
+def _name(key: str) -> str:
+    return f"graph.{key[:32]}"
