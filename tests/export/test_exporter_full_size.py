@@ -51,7 +51,9 @@ def export(
 
 def test_every_graph_equals_torch(export: Export) -> None:
     rows = export.manifest.parity
-    assert {row.graph for row in rows} == {"encoder", "clip_head", "mask_decoder"}
+    assert {row.graph for row in rows} == {
+        *("encoder", "clip_head", "mask_decoder", "image_keys", "point_decoder")
+    }
     assert all(row.max_rel_error <= 1e-4 for row in rows)
 
 

@@ -24,7 +24,9 @@ def export(lite2_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 
 def test_every_graph_equals_torch(export: Export) -> None:
     rows = export.manifest.parity
-    assert {row.graph for row in rows} == {"encoder", "clip_head", "mask_decoder", "text_encoder"}
+    assert {row.graph for row in rows} == {
+        *("encoder", "clip_head", "mask_decoder", "image_keys", "point_decoder", "text_encoder")
+    }
     assert all(row.max_rel_error <= row.tolerance == 1e-4 for row in rows)
 
 

@@ -18,9 +18,9 @@ from samclip.engines.graphs.checks import GraphCheck
 from samclip.engines.graphs.operators import OPERATORS, OPSETS
 from samclip.engines.graphs.parsed import DTYPES, ParsedGraph, parse_model
 from samclip.engines.graphs.sizes import Dim
+from samclip.export.canvases import weights_owner
 from samclip.export.graph_files import GraphFiles
 from samclip.export.graphs import MAX_OPSET, MIN_OPSET
-from samclip.runtime.bundles.manifest import base_name
 from samclip.runtime.bundles.weights import parse_weights
 
 PACKAGED = Path(samclip.__file__).parent / "assets" / "bundles" / "samclip-tiny"
@@ -30,7 +30,7 @@ MANY = ("clip_text", "vit", "ovsam")  # families written in every opset
 
 def packaged() -> Iterator[tuple[str, bytes, bytes]]:
     for file in sorted(PACKAGED.glob("*.onnx")):
-        weights = PACKAGED / f"{base_name(file.stem)}.safetensors"  # one for all shapes
+        weights = PACKAGED / f"{weights_owner(file.stem)}.safetensors"  # one for all shapes
         yield file.stem, file.read_bytes(), weights.read_bytes()
 
 
