@@ -422,9 +422,10 @@ def _check_array(array: NDArray[Any], max_pixels: int) -> NDArray[np.uint8]:
             f"the image array has {width} x {height} pixels; at most {max_pixels:,} pixels, and "
             f"{MAX_SIDE:,} a side, are accepted. Make it smaller first, or raise max_pixels."
         )
-    masked = sys.modules.get("numpy.ma")  # importing it takes longer than this check may
-    if masked is not None and isinstance(array, masked.MaskedArray):
-        if masked.is_masked(array):
+    # Importing numpy.ma takes longer than this check may; another thread may be halfway through.
+    masked = getattr(sys.modules.get("numpy.ma"), "MaskedArray", None)
+    if masked is not None and isinstance(array, masked):
+        if np.ma.is_masked(array):
             raise ImageError(
                 "the image is a masked array with masked pixels, which have no colour. Pass "
                 "image.filled(0), or another colour for them."

@@ -5,8 +5,10 @@ from __future__ import annotations
 import io
 import math
 import os
+import sys
 import warnings
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -478,3 +480,9 @@ def test_token_mask_marks_every_token_that_touches_the_image(
     assert got.sum() == rows * columns
     if 1024 % grid == 0:
         np.testing.assert_array_equal(got, F.max_pool2d(image, 1024 // grid).numpy()[:, 0])
+
+
+def test_numpy_ma_may_be_half_imported(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another thread is importing it, as a program does while its model loads."""
+    monkeypatch.setitem(sys.modules, "numpy.ma", ModuleType("numpy.ma"))
+    assert load_image(np.zeros((2, 3, 3), np.uint8)).shape == (2, 3, 3)
