@@ -57,6 +57,13 @@ def same_masks(outputs: dict[str, NDArray[Any]], expected: Masks) -> None:
     assert [{key: one[key] for key in found[0]} for one in record["masks"]] == found
 
 
+def part_for(scene: Scene, graph: str) -> str:
+    """Return the name of the model that runs a graph for the shape of a scene's image."""
+    canvas = scene.features.letterbox.canvas
+    name = graph if canvas == (1024, 1024) else f"{graph}-{canvas[0]}x{canvas[1]}"
+    return f"{FRONT}-{name}"
+
+
 @pytest.fixture(scope="module")
 def begun(server: FakeServer, photo_path: Path) -> dict[str, NDArray[Any]]:
     """The answer to the first request of the sequence 1, which has the photo."""
@@ -67,7 +74,7 @@ def test_one_image_many_questions_give_the_answers_of_the_api(
     server: FakeServer, scene: Scene, begun: dict[str, NDArray[Any]]
 ) -> None:
     assert {name: array.tolist() for name, array in begun.items()} == {"size": list(scene.size)}
-    before = server.calls[f"{FRONT}-encoder"]
+    before = server.calls[part_for(scene, "encoder")]
     boxes = server.ask(FRONT, {"boxes": BOXES, "names": TEXTS})
     same_masks(boxes, scene.segment(boxes=BOXES, names=NAMES))
     labels = np.array([[1, 0]], np.int32)
@@ -93,7 +100,7 @@ def test_one_image_many_questions_give_the_answers_of_the_api(
     np.testing.assert_array_equal(pixels, scene.semantic(NAMES, None, True, 0.4).labels)
     asked = {"names": TEXTS, "options": options("everything", **GRID)}
     same_masks(server.ask(FRONT, asked), scene.everything(NAMES, **GRID))
-    assert server.calls[f"{FRONT}-encoder"] == before
+    assert server.calls[part_for(scene, "encoder")] == before
 
 
 @pytest.mark.parametrize(
@@ -124,9 +131,12 @@ def test_wrong_requests_say_what_is_wrong(
 
 
 def test_a_failing_graph_is_logged_and_not_shown(
-    server: FakeServer, begun: dict[str, NDArray[Any]], monkeypatch: pytest.MonkeyPatch
+    server: FakeServer,
+    scene: Scene,
+    begun: dict[str, NDArray[Any]],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(server.models[f"{FRONT}-mask_decoder"], "_answer", refuse)
+    monkeypatch.setattr(server.models[part_for(scene, "mask_decoder")], "_answer", refuse)
     with pytest.raises(AssertionError, match=r"^EngineRunError: the server failed to answer"):
         server.ask(FRONT, {"boxes": BOXES})
     assert "a secret path" in server.logged.pop()
@@ -175,7 +185,7 @@ def test_features_stay_on_the_gpu(
         np.testing.assert_array_equal(found["scores"], scene.segment(boxes=BOXES).scores)
         features = server.models[FRONT]._scenes.get(1).features.check_open()
         assert all(tensor.on_host() is None for tensor in features.values())
-        assert features["image_embeddings"].shape == (1, 256, 64, 64)
+        assert features["image_embeddings"].shape == scene.image_embeddings.shape
         # A GPU gets more prompts in one run than a CPU; here both are two.
         found = server.ask(FRONT, {"boxes": BOXES, "names": TEXTS}, end=True)
         same_masks(found, scene.segment(boxes=BOXES, names=NAMES))
