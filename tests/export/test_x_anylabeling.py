@@ -54,7 +54,8 @@ def test_the_program_gets_the_masks_of_the_runtime(written: Path, photo: NDArray
         samclip.load(backend="onnxruntime", aspects="1:1") as model,
         model.encode(program.picture) as scene,
     ):
-        np.testing.assert_array_equal(embedding, scene.image_embeddings)
+        # The bundle computes large maps in strips, which sums in another order.
+        np.testing.assert_allclose(embedding, scene.image_embeddings, rtol=0, atol=5e-6)
         corners = np.asarray(CUP) * program.factor
         three = scene.segment(points=[np.asarray([290, 150]) * program.factor], multimask=True)
         wanted = [scene.segment(boxes=[corners]), three[int(np.argmax(three.scores))]]

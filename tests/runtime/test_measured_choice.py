@@ -15,13 +15,13 @@ from fakes import FakeBackend, FakeBundle, fake_manifest
 import samclip
 from samclip.engines import registry
 from samclip.engines.base import EngineOptions, Probe, Traits
-from samclip.engines.plans.gate.reduced import JudgedGraph, _keep, _key
+from samclip.engines.found_here import keep_fact
+from samclip.engines.plans.gate.reduced import JudgedGraph, _key, _name, with_digest
 from samclip.engines.plans.gate.verdict import Verdict
 from samclip.engines.plans.sidecar import identify_key
 from samclip.engines.steps import MeasureChoice
 from samclip.errors import BackendUnavailableError, InputError, WriteError
-from samclip.runtime import measured_choice
-from samclip.runtime import model as model_module
+from samclip.runtime import loading, measured_choice
 from samclip.runtime.backend_choice import choose_for, choose_variants
 from samclip.runtime.measured_choice import (
     ChoiceKey,
@@ -51,8 +51,8 @@ def bundle(monkeypatch: pytest.MonkeyPatch) -> Any:
     encoder = msgspec.structs.replace(manifest.graphs.encoder, variants=variants)
     graphs = msgspec.structs.replace(manifest.graphs, encoder=encoder)
     made = FakeBundle(msgspec.structs.replace(manifest, graphs=graphs))
-    monkeypatch.setattr(model_module, "find_bundle", lambda name: name)
-    monkeypatch.setattr(model_module.Bundle, "open", lambda path, public_key=None: made)
+    monkeypatch.setattr(loading, "find_bundle", lambda name: name)
+    monkeypatch.setattr(loading.Bundle, "open", lambda path, public_key=None: made)
     on_host = [FakeBackend(name, traits=Traits(on_host=True)) for name in NAMES[1:]]
     monkeypatch.setattr(registry, "BACKENDS", tuple(on_host))
     return made
@@ -103,7 +103,7 @@ def judge(state: str, backend: Any, bundle: Any) -> None:
     variant = choose_variants(bundle, backend, "fp32")["encoder"]
     key = _key(backend, identify_key(bundle.graph_key("encoder", variant)), "bf16")
     verdict = Verdict(state=state)  # type: ignore[arg-type]
-    _keep(JudgedGraph(key=key, verdicts=(verdict,)))
+    keep_fact(_name(key), with_digest(JudgedGraph(key=key, verdicts=(verdict,))))
 
 
 def test_auto_computes_in_bf16_only_where_the_bundle_was_judged_in_it(

@@ -19,6 +19,7 @@ from typing import Any, Literal, TypeVar, get_args, get_origin
 
 import msgspec
 
+from samclip.benchmarks.board.record import Signature
 from samclip.engines.machine.kernel_files import MachineFiles
 
 SERIALS = (
@@ -65,7 +66,11 @@ class Privacy:
         return cleaned
 
     def clean_record(self, record: S) -> S:
-        """Return a record all of whose texts are clean, but those that the schema spells out."""
+        """Return a record all of whose texts are clean, but those that the schema spells out.
+
+        A signature is left as it is: base64 may look like a path or hold a short name, and samclip
+        writes all of it.
+        """
         changed = {
             field.name: self._clean(getattr(record, field.encode_name), field.type)
             for field in msgspec.structs.fields(record)
@@ -76,7 +81,7 @@ class Privacy:
         if isinstance(value, str):
             return value if _is_literal(declared) else self.clean(value)
         if isinstance(value, msgspec.Struct):
-            return self.clean_record(value)
+            return value if isinstance(value, Signature) else self.clean_record(value)
         if isinstance(value, tuple):
             return tuple(self._clean(item, None) for item in value)
         if isinstance(value, dict):

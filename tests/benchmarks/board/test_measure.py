@@ -203,6 +203,10 @@ def test_nothing_private_is_in_the_file(
     uncleaned = sign_record(record, make_private_key()).decode()
     assert all(plant in uncleaned for plant in (user, host, mac, home, other))
     private = find_private(write_tree(tmp_path / "private", tree))
+    key = f"ssh-ed25519 AAAAC3+/abc/{user}/+{host}/path=="  # base64 by chance
+    looks_private = msgspec.structs.replace(record.signature, public_key=key, fingerprint=key)
+    signed = msgspec.structs.replace(record, signature=looks_private)
+    assert private.clean_record(signed).signature == looks_private
     cleaned = private.clean_record(record)
     text = sign_record(cleaned, make_private_key()).decode()
     for plant in (user, host, "robo-lab-7", mac, home, other, "My-Models", *serials.values()):

@@ -48,4 +48,4 @@ def test_a_real_process_is_timed_from_its_start(
     monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
     with pytest.raises(EngineRunError, match="BundleNotFoundError"):
         startup.run_process(contender(), photo_path, tmp_path)
-    assert list(tmp_path.rglob("samclip/runtime/model.*.pyc"))
+    assert list(tmp_path.rglob("samclip/runtime/loading.*.pyc"))

@@ -219,6 +219,8 @@ def test_a_photo_gives_samples_of_every_graph(config: OvsamConfig) -> None:
     assert Counter(sample.graph for sample in samples) == {
         "encoder": 1,
         "mask_decoder": 3,
+        "image_keys": 1,
+        "point_decoder": 2,
         "roi_classifier": 2,
         "clip_roi": 2,
     }

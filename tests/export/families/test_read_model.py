@@ -68,6 +68,8 @@ def test_a_merged_open_vocabulary_sam_is_known_by_its_header(saved: Path, tmp_pa
     assert [plan.name for plan in model.graphs] == [
         "encoder",
         "mask_decoder",
+        "image_keys",
+        "point_decoder",
         "roi_classifier",
         "clip_roi",
     ]

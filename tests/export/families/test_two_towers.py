@@ -44,7 +44,9 @@ def test_both_models_are_described(options: ExportOptions) -> None:
     assert model.pixels.image_size == 256
     assert model.text is not None
     assert model.text.described.logit_scale == pytest.approx(54.598, rel=1e-4)  # e^4
-    assert [graph.name for graph in model.graphs] == ["encoder", "mask_decoder", "clip_encoder"]
+    assert [graph.name for graph in model.graphs] == [
+        *("encoder", "mask_decoder", "image_keys", "point_decoder", "clip_encoder")
+    ]
     assert [(source.role, source.file) for source in model.sources] == [
         ("sam", "mobile_sam.pt"),
         ("text", "CLIP/open_clip_pytorch_model.bin"),
