@@ -203,7 +203,16 @@ def test_a_board_in_all_precisions_names_without_the_tower(
     for photo in (photo_paths()[0], photo_paths()[3]):
         (tmp_path / "calib" / photo.name).write_bytes(photo.read_bytes())
     result = run(
-        *("--checkpoint", files["radio"], "--sam-checkpoint", files["sam"], "--imgsz", SIZE),
+        *(
+            "--checkpoint",
+            files["radio"],
+            "--sam-checkpoint",
+            files["sam"],
+            "--imgsz",
+            SIZE,
+            "--aspects",
+            "1:1",
+        ),
         *("--text-checkpoint", files["siglip"], "--output", tmp_path / "board", "--no-verify"),
         *("--vocabulary", files["names"], "--templates", "none", "--attention", "bias"),
         *("--no-text-encoder", "--fp16", "--int8", "--calib", tmp_path / "calib"),
@@ -228,7 +237,16 @@ def test_without_a_text_tower_masks_remain(
     files: dict[str, Path], photos: Path, tmp_path: Path
 ) -> None:
     result = run(
-        *("--checkpoint", files["radio"], "--sam-checkpoint", files["sam"], "--imgsz", SIZE),
+        *(
+            "--checkpoint",
+            files["radio"],
+            "--sam-checkpoint",
+            files["sam"],
+            "--imgsz",
+            SIZE,
+            "--aspects",
+            "1:1",
+        ),
         *("--output", tmp_path / "b", "--photos", photos, "--window-size", 4, "--align-corners"),
     )
     assert result.exit_code == 0, result.output
