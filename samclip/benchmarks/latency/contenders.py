@@ -21,6 +21,8 @@ from samclip.engines.registry import AUTO, Choice, decide, get_backend
 from samclip.runtime.backend_choice import (
     check_engine_precision,
     check_precision,
+    choose_variants,
+    first_encoder,
     start_fastest,
 )
 from samclip.runtime.bundles.bundle import Bundle
@@ -122,7 +124,11 @@ def open_variant(
         found = replace(choice, backend=timed)
         precision = variant.precision or choice.precision
         chosen = replace(options, precision=wanted or choice.engine_precision)
-        return Model(bundle, found, chosen, precision, cache), timed
+        model = Model(bundle, found, chosen, precision, cache)
+        variant_here = choose_variants(bundle, timed, precision).get(first_encoder(bundle))
+        if variant_here is not None:  # it may be loaded with the first photo alone
+            timed.precisions.setdefault("encoder", variant_here.precision)
+        return model, timed
 
     if variant.backend != AUTO:
         check_device(get_backend(variant.backend), wish)
