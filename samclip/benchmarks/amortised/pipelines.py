@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from samclip.benchmarks.amortised.second_model import SecondModel, classify_whole, name_all
 from samclip.benchmarks.latency.photo_pipeline import Piece, names_for
-from samclip.benchmarks.latency.rounds import RoundLog, Schedule
+from samclip.benchmarks.latency.rounds import RoundLog, Schedule, one_of_each_shape
 from samclip.benchmarks.latency.timed import StageClock
 from samclip.benchmarks.measurements import Timing
 from samclip.errors import UntrainedHeadWarning
@@ -53,6 +53,8 @@ def measure_ways(
     clock = StageClock()
     records = {way: RoundLog() for way in (MERGED, WHOLE, DENSE)}
     names = models.merged.vocabulary(names_for(models.merged))
+    for photo in one_of_each_shape(models.merged, photos):
+        _round(models, names, load_image(photo), clock, forward=True)
     for number in track(progress, range(schedule.warm_up + schedule.repeats), "rounds"):
         kept = number - schedule.warm_up
         pixels = load_image(photos[kept % len(photos)])
