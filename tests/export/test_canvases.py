@@ -162,7 +162,7 @@ def test_shapes_in_every_precision_and_form(mobile_sam_checkpoint: Path, tmp_pat
     assert [row.precision for row in manifest.reductions] == ["fp16", "int8"]
     assert all(row.passed for reduction in manifest.reductions for row in reduction.gates)
     assert "Inputs of 256 x 192, 256 x 256 pixels" in manifest.provenance.notes
-    for name in ("encoder", "encoder-256x256", "mask_decoder-256x256"):
+    for name in ("encoder", "encoder-256x256"):  # mask decoders are FP32 in every precision
         made = {variant.precision for variant in manifest.all_graphs[name].variants}
         assert made >= {"fp32", "fp16", "int8"}, name
     assert "mask_upscaler-256x256" in manifest.all_graphs
