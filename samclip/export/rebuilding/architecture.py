@@ -30,6 +30,7 @@ from samclip.runtime.bundles.manifest import Manifest, Source, Text
 
 CHECKPOINT_FILE = "checkpoint.json"
 MAX_BYTES = 2**20
+SHAPES_NOTE = re.compile(r" ?Inputs of [0-9x, ]+ pixels; on .*$")  # at the end, by `compare_shapes`
 Metadata = MergedMetadata | OvsamMetadata
 
 TOWER = re.compile(
@@ -82,7 +83,7 @@ def read_architecture(bundle: Bundle, graphs: Sequence[StoredGraph]) -> Metadata
         text=text,
         license=_license(manifest.provenance.sources),
         sources=manifest.provenance.sources,
-        notes=manifest.provenance.notes,
+        notes=SHAPES_NOTE.sub("", manifest.provenance.notes),  # an export says its own
     )
 
 

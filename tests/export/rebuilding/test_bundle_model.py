@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -19,7 +20,7 @@ from tiny_bundle import write_tiny_bundle
 
 import samclip
 from samclip.errors import BundleError, CheckpointError, ExportError
-from samclip.export.checkpoints.metadata import MergedMetadata
+from samclip.export.checkpoints.metadata import METADATA_KEY, MergedMetadata
 from samclip.export.exporter import Export, export_bundle
 from samclip.export.families.merged_assembly import Assembly, Checkpoints, assemble, save_merged
 from samclip.export.families.ovsam_assembly import save_ovsam
@@ -84,6 +85,9 @@ def test_the_shipped_bundle_is_a_checkpoint() -> None:
     """Its graphs are those of its architecture, large maps in strips or not; the weights fit it."""
     found = read_bundle_checkpoint(TINY)
     assert found.bundle.manifest.model_type == "lite2"
+    assert "Inputs of" in found.bundle.manifest.provenance.notes  # of its shapes, not of the model
+    said = json.loads(found.checkpoint.metadata[METADATA_KEY])["notes"]
+    assert said.endswith("Not CLIP.")
     assert all(bool(tensor.isfinite().all()) for tensor in found.checkpoint.state.values())
 
 
@@ -91,12 +95,12 @@ def test_the_shipped_bundle_is_a_checkpoint() -> None:
 def test_samclip_tiny_answers_as_before(tmp_path: Path) -> None:
     """The shipped bundle, whose checkpoint is lost: zero differing names, and a fixed point."""
     progress = RecordedProgress()
-    options = ExportOptions(TINY, tmp_path / "again")
+    options = ExportOptions(TINY, tmp_path / "again", aspects=None)  # five shapes, as it has
     again = export_bundle(options, progress)
     said = next(note for note in progress.notes if note.startswith("the weights of samclip-tiny"))
-    assert "int8 (encoder, clip_head, text_encoder), fp16 (mask_decoder)" in said
+    assert "are taken as stored: int8;" in said
     source = again.manifest.provenance.sources[0]
-    assert source.file.startswith("samclip-tiny, a bundle, weights stored as int8 (encoder")
+    assert source.file.startswith("samclip-tiny, a bundle, weights stored as int8")
     assert (source.role, source.license) == ("merged", "Apache-2.0")
     assert all(row.max_rel_error <= SAME for row in again.manifest.parity)
     require_same(TINY, again.path, photo_paths())
@@ -118,7 +122,8 @@ def test_another_size_is_the_torch_model_at_that_size(tmp_path: Path) -> None:
     manifest = made.manifest
     assert manifest.preprocessing.image_size == 512
     assert {row.graph for row in manifest.parity} == {
-        *("encoder", "clip_head", "mask_decoder", "text_encoder")
+        *("encoder", "clip_head", "mask_decoder", "text_encoder"),
+        *("image_keys", "point_decoder"),
     }
     assert all(row.max_rel_error <= row.tolerance for row in manifest.parity)
     assert manifest.text is not None
