@@ -156,9 +156,14 @@ class EnginePool:
         with self._in_use(graph):
             self._engine(graph, meanwhile)
 
+    @property
+    def loads_ahead(self) -> bool:
+        """Whether another graph may be loaded meanwhile: a core is free, and the backend can."""
+        return self.backend.traits.parallel_loads and usable_cores() > 1
+
     def load_ahead(self, graph: str) -> None:
         """Begin to load `graph` in another thread, where a core and the backend allow it."""
-        if self.backend.traits.parallel_loads and usable_cores() > 1:
+        if self.loads_ahead:
             _once(partial(self.load, graph))()
 
     def is_loaded(self, graph: str) -> bool:

@@ -25,6 +25,7 @@ AGGREGATION, AGGREGATED = "token_aggregation", "aggregated_features"  # a graph,
 IMAGE_KEYS, POINT_DECODER = "image_keys", "point_decoder"  # of prompts without masks
 # In place of the mask decoder, on backends that they have a variant for; others do without.
 STAND_INS = frozenset({IMAGE_KEYS, POINT_DECODER})
+DECODING_GRAPHS = ("mask_decoder", IMAGE_KEYS, POINT_DECODER)  # one or both ways to answer prompts
 # What the former makes of an image and the latter reads.
 IMAGE_SIDE = ("image_tokens", "image_keys", "image_values", "image_queries")
 UPSCALER = "mask_upscaler"

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 from samclip.disk.partial_files import Lock
 from samclip.engines.base import Backend, EngineOptions
-from samclip.engines.machine.host import usable_cores
 from samclip.runtime.backend_choice import waits_for_a_shape
 from samclip.runtime.bundles.bundle import Bundle
 from samclip.runtime.bundles.holds import hold_release
@@ -61,7 +60,7 @@ def load_encoder(
     def load_decoder() -> None:
         if meanwhile is not None:
             meanwhile()
-        if pool.backend.traits.parallel_loads and usable_cores() > 1:
+        if pool.loads_ahead:
             for graph in reversed(pool.decoders(canvas)):  # the large one first, one by one
                 pool.load(graph)
 

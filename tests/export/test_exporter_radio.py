@@ -103,6 +103,12 @@ def embedded_by(siglip: Any, files: dict[str, Path], names: Sequence[str]) -> ND
     return np.asarray(torch.nn.functional.normalize(found, dim=1).numpy())
 
 
+def square(files: dict[str, Path]) -> tuple[object, ...]:
+    """The options of a C-RADIO with SAM's part, for the square alone."""
+    weights = ("--checkpoint", files["radio"], "--sam-checkpoint", files["sam"])
+    return (*weights, "--imgsz", SIZE, "--aspects", "1:1")
+
+
 @pytest.fixture(scope="module")
 def written(
     files: dict[str, Path],
@@ -113,11 +119,11 @@ def written(
     """The output of the command with --json, for a bundle with the tower, its table in INT8."""
     folder = tmp_path_factory.mktemp("exports")
     result = run(
-        *("--model-type", "radio-v3-b", "--checkpoint", files["radio"]),
-        *("--sam-checkpoint", files["sam"], "--text-checkpoint", files["siglip"]),
-        *("--imgsz", SIZE, "--output", folder / "bundle", "--photos", photos, "--json"),
+        *square(files),
+        *("--model-type", "radio-v3-b", "--text-checkpoint", files["siglip"]),
+        *("--output", folder / "bundle", "--photos", photos, "--json"),
         *("--labels", files["names"], "--templates", "none", "--attention", "bias"),
-        *("--weights-dtype", "text_encoder=int8", "--aspects", "1:1"),
+        *("--weights-dtype", "text_encoder=int8"),
     )
     assert result.exit_code == 0, result.stderr
     said: dict[str, Any] = json.loads(result.stdout)
@@ -203,16 +209,7 @@ def test_a_board_in_all_precisions_names_without_the_tower(
     for photo in (photo_paths()[0], photo_paths()[3]):
         (tmp_path / "calib" / photo.name).write_bytes(photo.read_bytes())
     result = run(
-        *(
-            "--checkpoint",
-            files["radio"],
-            "--sam-checkpoint",
-            files["sam"],
-            "--imgsz",
-            SIZE,
-            "--aspects",
-            "1:1",
-        ),
+        *square(files),
         *("--text-checkpoint", files["siglip"], "--output", tmp_path / "board", "--no-verify"),
         *("--vocabulary", files["names"], "--templates", "none", "--attention", "bias"),
         *("--no-text-encoder", "--fp16", "--int8", "--calib", tmp_path / "calib"),
@@ -237,16 +234,7 @@ def test_without_a_text_tower_masks_remain(
     files: dict[str, Path], photos: Path, tmp_path: Path
 ) -> None:
     result = run(
-        *(
-            "--checkpoint",
-            files["radio"],
-            "--sam-checkpoint",
-            files["sam"],
-            "--imgsz",
-            SIZE,
-            "--aspects",
-            "1:1",
-        ),
+        *square(files),
         *("--output", tmp_path / "b", "--photos", photos, "--window-size", 4, "--align-corners"),
     )
     assert result.exit_code == 0, result.output

@@ -4,19 +4,12 @@ from __future__ import annotations
 
 import gc
 import itertools
-import os
-from pathlib import Path
 
 import pytest
+from own_process import resident
 from watch_fakes import SquareModel, square
 
 MOST_GROWTH = 20 * 2**20  # bytes
-
-
-def resident() -> int:
-    """Bytes of this process that are in memory."""
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE")
 
 
 @pytest.mark.slow

@@ -16,11 +16,12 @@ from samclip.benchmarks.latency.results import paired_ratio
 from samclip.benchmarks.measurements import Timing
 from samclip.benchmarks.records import Row
 from samclip.benchmarks.roofline.count import GraphWork, count
-from samclip.benchmarks.roofline.counted import DECODING_GRAPHS, Counted, count_graph
+from samclip.benchmarks.roofline.counted import Counted, count_graph
 from samclip.benchmarks.roofline.read_graph import read_graph
 from samclip.benchmarks.rows import make_row
 from samclip.benchmarks.statistics import Estimate, median
 from samclip.benchmarks.tables import Cell, Column, Table, text_columns
+from samclip.runtime.graph_outputs import DECODING_GRAPHS
 
 WAYS = (MERGED, WHOLE, DENSE)
 SECONDS, MACS, PARAMETERS = "seconds", "multiply-accumulates", "vision parameters"

@@ -26,6 +26,7 @@ from samclip.benchmarks.measurements import (
 from samclip.benchmarks.records import Machine, Subject
 from samclip.engines.plans.gate.verdict import GateRow
 from samclip.engines.plans.sidecar import AxisRange, BuildOptions
+from samclip.runtime.graph_outputs import DECODING_GRAPHS
 
 FORMAT: Literal["samclip board record"] = "samclip board record"
 StageName = Literal[
@@ -51,9 +52,7 @@ STAGES: dict[StageName, tuple[str, ...]] = {
     "encode": (GRAPH_STAGES["encoder"],),
     "head": (GRAPH_STAGES["token_aggregation"], GRAPH_STAGES["clip_head"]),
     "classify": (RESTS[CLASSIFY_TASK],),
-    "decode_prompts": tuple(
-        GRAPH_STAGES[graph] for graph in ("mask_decoder", "image_keys", "point_decoder")
-    ),
+    "decode_prompts": tuple(GRAPH_STAGES[graph] for graph in DECODING_GRAPHS),
     "upscale": (RESTS[POINT],),
     "semantic": (RESTS[COARSE],),
     "name_regions": (GRAPH_STAGES["roi_classifier"], GRAPH_STAGES["clip_roi"]),

@@ -21,6 +21,7 @@ from samclip.benchmarks.memory.child import CODE
 from samclip.errors import CapabilityError
 from samclip.progress import Progress, track
 from samclip.runtime.bundles.manifest import Graph, Manifest, base_name
+from samclip.runtime.graph_outputs import DECODING_GRAPHS
 
 ON_HOST = "runs on the CPU: all of it is in the resident set"
 TIMEOUT = 1800.0  # seconds: 1,024 points on a slow CPU
@@ -53,7 +54,7 @@ STAGES = (
     Stage("import samclip"),
     Stage("load: encoder ready", "load", ("encoder",)),
     Stage("encode a photo", "encode"),
-    Stage("segment a point", "segment", ("image_keys", "point_decoder", "mask_decoder")),
+    Stage("segment a point", "segment", DECODING_GRAPHS),
     Stage(
         "classify 20 names",
         "classify",

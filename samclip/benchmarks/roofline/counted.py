@@ -28,12 +28,12 @@ from samclip.engines.base import Engine, GraphSource, Tensor
 from samclip.errors import UntrainedHeadWarning
 from samclip.progress import Progress, track
 from samclip.runtime.bundles.manifest import Graph, base_name
+from samclip.runtime.graph_outputs import DECODING_GRAPHS
 from samclip.runtime.pixels.image import load_image
 
 Shapes = dict[str, tuple[int, ...]]
 Run = tuple[str, tuple[tuple[str, tuple[int, ...]], ...]]  # a graph, and its inputs' shapes
 
-DECODING_GRAPHS = ("mask_decoder", "image_keys", "point_decoder")
 NAMING_GRAPHS = ("token_aggregation", "clip_head", "roi_classifier", "clip_roi", "clip_encoder")
 Samples = dict[str, list[float]]  # seconds by graph
 
