@@ -9,6 +9,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from typing import TypeVar
 
+from samclip.engines.machine.host import require_room_for_thread
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -25,7 +27,7 @@ def map_in_order(
     ahead of the item yielded, so results that nobody has asked for do not pile up. A caller that
     stops early waits for the work under way; the rest is never begun. `cut_short` is called on
     KeyboardInterrupt, before that wait. Where no thread can be started, because the interpreter
-    ends or the system's limit is reached, the caller's thread works.
+    ends, the system's limit is reached or memory is short, the caller's thread works.
     """
     waiting: deque[tuple[Item, Future[Result]]] = deque()
     with ThreadPoolExecutor(at_once, thread_name_prefix="samclip-series") as workers:
@@ -62,8 +64,9 @@ def _begin(
             future.set_result(result)
 
     try:
+        require_room_for_thread()
         workers.submit(run)
-    except RuntimeError:  # no thread can be started
+    except (RuntimeError, MemoryError):  # no thread can be started
         run()
     return future
 

@@ -175,3 +175,16 @@ def test_a_series_left_alive_ends_quietly_with_the_interpreter(ending: str) -> N
     assert (done.returncode, done.stderr) == (0, "")
     printed = {"an unfinished thread": "29\n", "at exit": "1\n"}
     assert done.stdout == printed.get(ending, "")
+
+
+def test_without_memory_for_threads_the_caller_works(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`Thread.start` would wait forever for a thread that finds no memory to begin."""
+
+    def short() -> None:
+        raise MemoryError
+
+    monkeypatch.setattr("samclip.runtime.series.require_room_for_thread", short)
+    monkeypatch.setattr(threading.Thread, "start", lambda _: pytest.fail("a thread was started"))
+    here = threading.get_ident()
+    found = [each.result() for _, each in map_in_order(lambda _: threading.get_ident(), "abcd", 2)]
+    assert found == [here] * 4

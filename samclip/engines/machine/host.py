@@ -32,6 +32,7 @@ NO_THREADS = re.compile(
 )
 NO_FILES = re.compile("too many open files", re.IGNORECASE)
 HERE = "this machine"
+THREAD_BYTES = 24 * 2**20  # a stack, and what Python and the C library need to begin a thread
 MAX_MESSAGE = 200  # characters of a library's message that are passed on
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -93,6 +94,15 @@ def release_free_memory() -> None:
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # absent from musl
     if trim is not None:
         trim(ctypes.c_size_t(0))
+
+
+def require_room_for_thread() -> None:
+    """Raise MemoryError where a thread would hardly find the memory to begin.
+
+    `Thread.start` waits forever for a thread that begins and finds none. Nothing of what is asked
+    for here is touched, and it is given back at once.
+    """
+    bytearray(THREAD_BYTES)
 
 
 def is_shortage(error: BaseException) -> bool:
