@@ -327,8 +327,6 @@ class EnginePool:
             return None
         if variant.file not in self.bundle.manifest.files:  # of a draft, whose files have no digest
             return None
-        if variant.file not in self.bundle.manifest.files:  # of a draft, whose files have no digest
-            return None
         if not isinstance(self.backend, Keeping):
             return None
         load = self.backend.find_kept(self.bundle.graph_key(graph, variant), options)

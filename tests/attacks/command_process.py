@@ -6,18 +6,16 @@ import os
 import signal
 import subprocess
 import sys
-import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 from PIL import Image
+from waiting import PATIENCE, wait_until
 
 MARK = "SAMCLIP_TEST_MARK"
 CODES = {signal.SIGINT: 130, signal.SIGTERM: 143}
 LINES = {signal.SIGINT: "stopped by Ctrl-C", signal.SIGTERM: "stopped by SIGTERM"}
-PATIENCE = 600  # seconds in which a command ends after the signal, on a busy machine
 WHOLE_EXPORT = 3600  # seconds of a whole export, likewise
 # What console scripts do first. Before their first import Python would show a traceback for the
 # signal; and Ctrl-C is ignored where the tests were started in the background.
@@ -103,14 +101,6 @@ class Command:
             if entry.name.isdigit() and int(rest.split()[3]) == self.process.pid:
                 found.append(name)
         return found
-
-
-def wait_until(happened: Callable[[], Any]) -> None:
-    """Wait until something is true; AssertionError after a long time."""
-    until = time.monotonic() + PATIENCE
-    while not happened():
-        assert time.monotonic() < until, "nothing happened in time"
-        time.sleep(0.02)
 
 
 def check_stopped(number: int, code: int, errors: str, folder: Path) -> str:

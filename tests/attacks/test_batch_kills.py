@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 from colour_files import write_colour
-from command_process import CODES, LINES, Command, wait_until
+from command_process import CODES, LINES, Command
 from figures import Figures
+from waiting import wait_until
 
 from samclip.batch.shards import JOB_NAME, LOCK_NAME, SHARD
 from samclip.runtime.assets import packaged_photos

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import time
 from array import array
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from waiting import wait_until
 
 from samclip.runtime.bundles.manifest import base_name
 from samclip.runtime.engine_pool import EnginePool
@@ -204,13 +204,6 @@ def test_images_that_cannot_be_used_are_left_out_and_reported(node: Any, photo: 
     assert mask.header.stamp.sec == 5
     warnings = [text for kind, text in node.logger.lines if kind == "warning"]
     assert sum("'mono16', which is refused" in text for text in warnings) == 1
-
-
-def wait_until(condition: Callable[[], bool], seconds: float = 120.0) -> None:
-    until = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < until
-        time.sleep(0.02)
 
 
 def test_the_lifecycle_can_go_round(node: Any, photo: Pixels) -> None:
