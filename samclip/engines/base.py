@@ -149,6 +149,9 @@ class EngineOptions:
     `precision`: what FP32 of a graph is computed in, one of the backend's `engine_precisions` or
     "fp32"; `fp32_outputs`: outputs of the graph that are computed in FP32 all the same, with all
     that they depend on.
+    `optimise`: make the graph faster before its first run, where the backend can do without. What
+    a few runs gain by it takes less time than that, and weights that are stored in fewer bits are
+    expanded by it for as long as the engine lives.
     Fewer than 1 `threads` raise EngineRunError.
     """
 
@@ -160,6 +163,7 @@ class EngineOptions:
     profile: bool = False
     precision: EnginePrecision = FULL
     fp32_outputs: tuple[str, ...] = ()
+    optimise: bool = True
 
     def __post_init__(self) -> None:
         if self.threads is not None and self.threads < 1:
@@ -327,6 +331,15 @@ class Keeping(Protocol):
         None where nothing is kept. What is returned verifies it first, and returns None for what is
         damaged. Only graphs without `token_rows` are kept, see `GraphSignature`.
         """
+        ...
+
+
+@runtime_checkable
+class Hoarding(Protocol):
+    """A backend that holds memory between runs, which other work could use."""
+
+    def release_memory(self) -> None:
+        """Return what no engine uses to the system; takes up to some 20 ms."""
         ...
 
 

@@ -26,6 +26,7 @@ from samclip.engines.base import (
     EngineOptions,
     EnginePrecision,
     GraphSource,
+    Hoarding,
     Keeping,
     Tensor,
     library_version,
@@ -295,6 +296,8 @@ class EnginePool:
         precision = self._precision_of(graph, described)
         version = library_version(self.backend)
         begin = _once(meanwhile)
+        if isinstance(self.backend, Hoarding):
+            self.backend.release_memory()  # so that what only loading needs finds room
         shared = self._options if streams == 1 else self._options.in_streams(streams)
         kept = self._load_kept(graph, described, precision, shared, begin)
         if kept is not None:
@@ -341,13 +344,14 @@ class EnginePool:
     def _admitted(self, graph: str, source: GraphSource) -> EngineOptions:
         """Return the options of a graph's engine: in fewer bits only where it was judged here.
 
-        Raises BackendUnavailableError for an encoder that must be computed in FP32.
+        The graph of texts runs as it is written: few runs of it make a vocabulary. Raises
+        BackendUnavailableError for an encoder that must be computed in FP32.
         """
+        if base_name(graph) in OF_TEXT:
+            return replace(self._options, precision=FULL, optimise=False)
         precision = self._options.precision
         if precision == FULL:
             return self._options
-        if base_name(graph) in OF_TEXT:
-            return replace(self._options, precision=FULL)
         # brings in the gate, which few models need
         from samclip.engines.plans.gate.reduced import admit_graph  # noqa: PLC0415
 

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
-import subprocess
-import sys
 import warnings
 import zlib
 from pathlib import Path
@@ -16,6 +13,7 @@ from damage import COUNTS, draw_bits, flip_bit
 from figures import Figures
 from image_files import HUGE, KINDS, REFUSED, RGB, chunk, encode, in_mode, png_header
 from numpy.typing import NDArray
+from own_process import run_alone
 from PIL import Image, ImageFile
 
 from samclip.errors import ImageError
@@ -226,11 +224,11 @@ def test_huge_sizes_are_refused_with_little_memory(tmp_path: Path, figures: Figu
     real = encode(Image.new("1", (20_000, 20_000)), "PNG")  # 400 megapixels that do exist
     (tmp_path / "real").write_bytes(real)
     code = (
-        "import json, resource, sys\n"
+        "import json, sys\n"
+        "from own_process import peak\n"
         "from samclip.errors import ImageError\n"
         "from samclip.runtime.pixels.image import load_image\n"
         f"load_image({bytes(KINDS['PNG RGB'][0])!r})\n"
-        "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
         "before = peak()\n"
         "for path in sys.argv[1:]:\n"
         "    try:\n"
@@ -240,13 +238,10 @@ def test_huge_sizes_are_refused_with_little_memory(tmp_path: Path, figures: Figu
         "        pass\n"
         "print(json.dumps(peak() - before))\n"
     )
-    paths = [str(path) for path in tmp_path.iterdir()]
-    answer = subprocess.run(
-        [sys.executable, "-c", code, *paths], capture_output=True, text=True, check=True
-    )
-    grown = json.loads(answer.stdout)  # kB
-    assert grown <= 50_000
-    found = f"refused, the process grows by {grown / 1000:.0f} MB"
+    paths = list(tmp_path.iterdir())
+    grown = run_alone(code, *paths) / 1e6
+    assert grown <= 50
+    found = f"refused, the process grows by {grown:.0f} MB"
     figures.add("image: memory while huge images are refused", count=len(paths), found=found)
 
 

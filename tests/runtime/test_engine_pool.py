@@ -9,6 +9,7 @@ import time
 from types import FrameType
 from typing import Any, NoReturn
 
+import msgspec
 import numpy as np
 import pytest
 from fakes import FakeBackend, FakeBundle, fake_manifest
@@ -86,6 +87,32 @@ def test_an_error_of_what_is_done_meanwhile_is_that_of_its_use() -> None:
     assert done.wait(10)
     with pytest.raises(CapabilityError, match="has no clip_head graph"):
         pool.load("clip_head")
+
+
+class Noting(FakeBackend):
+    """Notes with which options each graph is loaded, and when memory is given back."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.noted: list[Any] = []
+
+    def release_memory(self) -> None:
+        self.noted.append("memory")
+
+    def load(self, source: GraphSource, options: EngineOptions) -> Engine:
+        self.noted.append((source.name, options.optimise))
+        return super().load(source, options)
+
+
+def test_memory_is_given_back_before_a_load_and_texts_run_as_they_are_written() -> None:
+    manifest = fake_manifest()
+    graphs = msgspec.structs.replace(manifest.graphs, text_encoder=manifest.graphs.mask_decoder)
+    bundle: Any = FakeBundle(msgspec.structs.replace(manifest, graphs=graphs))
+    backend = Noting()
+    pool = EnginePool(bundle, backend, EngineOptions())
+    pool.load("encoder")
+    pool.load("text_encoder")
+    assert backend.noted == ["memory", ("encoder", True), "memory", ("text_encoder", False)]
 
 
 def test_precision_holds_for_the_encoder_and_where_it_is_offered() -> None:

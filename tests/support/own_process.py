@@ -14,6 +14,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from samclip.benchmarks.memory.child import peak_rss
+
 
 def run_alone(program: str, *arguments: object) -> Any:
     """Run Python code in a new process that can import what this one can.
@@ -38,5 +40,9 @@ def resident() -> int:
 
 
 def peak() -> int:
-    """Return the most bytes of this process that were in RAM so far."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    """Return the most bytes of this process that were in RAM so far.
+
+    Not by `getrusage`: that begins at what the process that started this one held, and a peak
+    below it would not show.
+    """
+    return peak_rss()

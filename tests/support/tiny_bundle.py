@@ -38,9 +38,10 @@ def make_model(nodes: Iterable[Any], inputs: Any, outputs: Any, initializers: An
     return helper.make_model(graph, opset_imports=opsets, ir_version=10).SerializeToString()
 
 
-def external_tensor(name: str, array: NDArray[np.float32], location: str, at: tuple[int, int]):
-    """An initializer whose float32 data is in the file `location`, `at` (offset, length)."""
-    tensor = TensorProto(name=name, data_type=TensorProto.FLOAT, dims=array.shape)
+def external_tensor(name: str, array: NDArray[np.generic], location: str, at: tuple[int, int]):
+    """An initializer whose data is in the file `location`, `at` (offset, length)."""
+    kind = helper.np_dtype_to_tensor_dtype(array.dtype)
+    tensor = TensorProto(name=name, data_type=kind, dims=array.shape)
     tensor.data_location = TensorProto.EXTERNAL
     for key, value in (("location", location), ("offset", at[0]), ("length", at[1])):
         tensor.external_data.add(key=key, value=str(value))

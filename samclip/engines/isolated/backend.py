@@ -209,6 +209,7 @@ class Worker:
             streams=options.streams,
             engine_precision=options.precision,
             fp32_outputs=options.fp32_outputs,
+            optimise=options.optimise,
         )
         pieces = frame(request, [source.onnx, *source.files.values(), *map(as_bytes, apart)])
         reply, _ = self._ask(pieces, "be loaded")

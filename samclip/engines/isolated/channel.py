@@ -70,6 +70,7 @@ class LoadRequest(msgspec.Struct, frozen=True, tag=True):
     streams: int
     engine_precision: EnginePrecision
     fp32_outputs: tuple[str, ...]
+    optimise: bool
 
 
 class RunRequest(msgspec.Struct, frozen=True, tag=True):

@@ -99,6 +99,7 @@ def _load(pipe: Pipe, request: LoadRequest) -> tuple[Engine, Reply]:
         streams=request.streams,
         precision=request.engine_precision,
         fp32_outputs=request.fp32_outputs,
+        optimise=request.optimise,
     )
     engine = get_backend(request.backend).load(source, options)
     return engine, Ready(engine.input_names, engine.output_names)

@@ -303,6 +303,11 @@ class OnnxRuntimeBackend:
         release_free_memory()
         return OrtEngine(library, session, source.name, self.device, options.device, held, trace)
 
+    def release_memory(self) -> None:
+        """Empty the arena of the process, see `Hoarding`."""
+        if self.device == "cpu":
+            arena.give_back(self._library())
+
     def find_kept(
         self, graph: GraphKey, options: EngineOptions
     ) -> Callable[[], OrtEngine | None] | None:
@@ -336,7 +341,7 @@ class OnnxRuntimeBackend:
 
     def _place_of(self, library: Any, graph: BuiltGraph, options: EngineOptions) -> Kept | None:
         """Return where the session of a graph is kept; None where it is not."""
-        if self.device != "cpu" or options.profile:
+        if self.device != "cpu" or options.profile or not options.optimise:
             return None
         exact = (EXACT_INT8,) if saturates_int8() else ()
         return place_of(library, graph, (*SLOW_ON_CPU, *exact))
@@ -344,7 +349,6 @@ class OnnxRuntimeBackend:
     def _settings(self, library: Any, options: EngineOptions, folder: str = os.devnull) -> Any:
         settings = _settings(library, options, self.device, folder)
         if self.device == "cpu":
-            arena.give_back(library)  # so that what only loading needs finds room
             arena.share(library, settings)
         return settings
 
@@ -457,6 +461,8 @@ def _settings(library: Any, options: EngineOptions, device: str, folder: str) ->
     settings.log_severity_level = arena.FATAL
     settings.enable_mem_pattern = False
     settings.enable_mem_reuse = device != "cpu"
+    if not options.optimise:
+        settings.graph_optimization_level = library.GraphOptimizationLevel.ORT_DISABLE_ALL
     settings.add_session_config_entry(EXTERNAL_FOLDER, folder)
     if device == "cpu" and saturates_int8():
         settings.add_session_config_entry(EXACT_INT8, "1")

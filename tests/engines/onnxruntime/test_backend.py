@@ -165,6 +165,54 @@ def measure_growth() -> tuple[int, int]:
     return loaded, resident() - before
 
 
+UNOPTIMISED = """
+import json, runpy, sys
+print(json.dumps(runpy.run_path(sys.argv[1])["measure_small_weights"]()))
+"""
+
+
+def test_an_engine_that_is_not_optimised_leaves_small_weights_small() -> None:
+    optimised, as_written, difference = run_alone(UNOPTIMISED, __file__)
+    assert optimised >= 60e6  # bytes: INT8 weights, expanded to FP32
+    assert as_written <= 40e6
+    assert difference <= 1e-6  # relative: the same products, by other kernels
+
+
+def measure_small_weights() -> tuple[int, int, float]:
+    """Return by how much the process grows with 16 MiB of INT8 weights, optimised and not.
+
+    And how far the answers differ, relative to the largest.
+    """
+    rng = np.random.default_rng(0)
+    weights = [rng.integers(-127, 128, (512, 2048), np.int8) for _ in range(16)]
+    nodes = [
+        node
+        for i in range(16)
+        for node in (
+            helper.make_node("Cast", [f"w{i}"], [f"f{i}"], to=TensorProto.FLOAT),
+            helper.make_node("MatMul", ["x", f"f{i}"], [f"h{i}"]),
+            helper.make_node("Add", [f"s{i - 1}" if i else "h0", f"h{i}"], [f"s{i}"]),
+        )
+    ]
+    data = serialise_weights({f"w{i}": w for i, w in enumerate(weights)})
+    places = weight_offsets(data)
+    tensors = [external_tensor(f"w{i}", w, "w", places[f"w{i}"]) for i, w in enumerate(weights)]
+    onnx = make_model(nodes, {"x": ["n", 512]}, {"s15": ["n", 2048]}, tensors)
+    source = GraphSource("g", onnx, parse_weights(data), {"w": data})
+    x = rng.random((4, 512), np.float32)
+    grown, answers = [], []
+    for optimise in (True, False):
+        release_free_memory()
+        before = resident()
+        engine = CPU.load(source, EngineOptions(threads=1, optimise=optimise))
+        grown.append(resident() - before)
+        answers.append(engine.run({"x": x})["s15"].numpy())
+        engine.close()
+        gc.collect()
+    difference = np.abs(answers[0] - answers[1]).max() / np.abs(answers[0]).max()
+    return grown[0], grown[1], float(difference)
+
+
 class FallenBack:
     """An ONNX Runtime that lists CUDA and then runs on the CPU, as it does without a GPU."""
 
