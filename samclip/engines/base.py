@@ -301,6 +301,14 @@ class Versioned(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class Times:
+    """The least seconds of all layers together, in FP32 and in another precision."""
+
+    full: float
+    reduced: float
+
+
 @runtime_checkable
 class Reducing(Protocol):
     """A backend that can compute FP32 graphs in the `engine_precisions` of its traits."""
@@ -316,6 +324,10 @@ class Reducing(Protocol):
         It is tried once, in a separate process and for a limited time, and the answer is kept.
         Without `ask` nothing is tried: the probe is then unavailable until an answer is kept.
         """
+        ...
+
+    def time_layers(self, precision: EnginePrecision) -> Times:
+        """Time layers of encoders in FP32 and in `precision`; a separate process calls this."""
         ...
 
 

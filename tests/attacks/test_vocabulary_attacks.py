@@ -200,13 +200,13 @@ from own_process import peak
 bundle, cache, rounds = sys.argv[1], sys.argv[2], int(sys.argv[3])
 model = samclip.load(bundle, "onnxruntime", threads=1, cache_dir=cache)
 model.vocabulary(["a cat"], ["{}"])
-before, rows = peak(), 0
+rows = 0
 for turn in range(rounds):
     names = [f"thing {number} of {turn}" for number in range(10_000)]
     rows += len(model.vocabulary(names, ["{}"]).embeddings)
-print(json.dumps([rows, (peak() - before) / 1e6]))
+print(json.dumps([rows, peak() / 1e6]))
 """
-BUDGET_MB = 100  # more than before: 10,000 names of 384 numbers, and what the encoder works in
+BUDGET_MB = 300  # the whole process, with model, tokenizer and 10,000 names of 384 numbers
 
 
 @pytest.mark.slow
@@ -217,11 +217,11 @@ def test_10k_names_stay_within_a_memory_budget(
     """Three times 10,000 are more than stay in memory: the oldest are dropped."""
     assert MEMORY_ROWS < 30_000
     path = bundle if name == "coloured" else name
-    rows, grown = run_alone(MANY, path, tmp_path, rounds)
+    rows, used = run_alone(MANY, path, tmp_path, rounds)
     assert rows == rounds * 10_000
-    assert grown <= BUDGET_MB
+    assert used <= BUDGET_MB
     figures.add(
         f"vocabularies: {rounds} x 10,000 names, {name}",
         count=rows,
-        found=f"the process grows by {grown:.0f} MB",
+        found=f"the whole process has at most {used:.0f} MB",
     )

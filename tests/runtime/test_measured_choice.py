@@ -14,7 +14,7 @@ from fakes import FakeBackend, FakeBundle, fake_manifest
 
 import samclip
 from samclip.engines import registry
-from samclip.engines.base import EngineOptions, Probe, Traits
+from samclip.engines.base import EngineOptions, Probe, Times, Traits
 from samclip.engines.found_here import keep_fact
 from samclip.engines.plans.gate.reduced import JudgedGraph, _key, _name, with_digest
 from samclip.engines.plans.gate.verdict import Verdict
@@ -96,6 +96,9 @@ class Reducing(FakeBackend):
     def probe_precision(self, precision: str, *, ask: bool = True) -> Probe:
         assert not ask, "loading tries nothing"
         return Probe(self.suits, "slow here", "leave it out")
+
+    def time_layers(self, precision: str) -> Times:
+        raise NotImplementedError
 
 
 def judge(state: str, backend: Any, bundle: Any) -> None:

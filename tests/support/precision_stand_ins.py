@@ -26,11 +26,11 @@ from samclip.engines.base import (
     GraphKey,
     GraphSource,
     Probe,
+    Times,
     Traits,
 )
 from samclip.engines.isolated import worker
 from samclip.engines.onnxruntime.backend import CPU
-from samclip.engines.openvino.precision_child import Times
 from samclip.errors import DeviceMemoryError
 
 RIGHT, DEPARTS, CRASHES, HANGS, SHORT = "right", "departs", "crashes", "hangs", "short"
@@ -83,6 +83,9 @@ class StandIn:
 
     def probe_precision(self, precision: EnginePrecision, *, ask: bool = True) -> Probe:
         return Probe(self.suits, f"{precision} is slow here", "leave it out")
+
+    def time_layers(self, precision: EnginePrecision) -> Times:
+        raise NotImplementedError
 
     def probe(self) -> Probe:
         return Probe(True, "here")

@@ -157,6 +157,18 @@ def saturates_int8() -> bool:
     return x86 and VNNI.isdisjoint(processor_features().split())
 
 
+@cache
+def computes_bf16_on_arm() -> bool:
+    """Whether this is a Linux on an Arm processor that multiplies BF16 matrices."""
+    on_arm = platform.system() == "Linux" and platform.machine() == "aarch64"
+    return on_arm and "bf16" in processor_features().split()
+
+
+def describe_processor() -> tuple[str, ...]:
+    """Return what kernels are chosen by: the architecture, the processor's name and features."""
+    return platform.machine(), processor_name(), processor_features()
+
+
 def processor_name() -> str:
     """Read the processor's name, which x86 and Arm put under different headings."""
     fields = _fields(CPU_INFO, ":")

@@ -29,12 +29,14 @@ from samclip.engines.backend_names import ONNXRUNTIME, ORT_TENSORRT
 from samclip.engines.base import (
     REMEDY,
     EngineOptions,
+    EnginePrecision,
     GraphKey,
     GraphSource,
     Guard,
     GuardedEngine,
     Probe,
     Tensor,
+    Times,
     Traits,
     not_loadable,
     unavailable,
@@ -42,7 +44,11 @@ from samclip.engines.base import (
 )
 from samclip.engines.dlpack import CUDA as CUDA_DEVICE
 from samclip.engines.dlpack import Placed
-from samclip.engines.machine.device import saturates_int8
+from samclip.engines.machine.device import (
+    computes_bf16_on_arm,
+    describe_processor,
+    saturates_int8,
+)
 from samclip.engines.machine.host import (
     HERE,
     is_fault,
@@ -68,6 +74,7 @@ from samclip.engines.onnxruntime.library import (
 )
 from samclip.engines.onnxruntime.trace import Trace
 from samclip.engines.plans.sidecar import BuiltGraph, identify, identify_key
+from samclip.engines.precision_probe import probe_precision
 from samclip.engines.process_edges import keep_in_children
 from samclip.engines.profile import ProfiledRun, not_profiled
 from samclip.errors import BackendUnavailableError
@@ -87,6 +94,7 @@ DTYPES: dict[str, np.dtype[Any]] = {
 CPU_PROVIDER = "CPUExecutionProvider"
 EXTERNAL_FOLDER = "session.model_external_initializers_file_folder_path"
 # Q/DQ pairs are then computed in FP32: slower, and right.
+BF16_PRODUCTS = "mlas.enable_gemm_fastmath_arm64_bfloat16"  # of FP32 matrices
 EXACT_INT8 = "session.disable_quant_qdq"
 SLOW_ON_CPU = ["SkipLayerNormFusion"]
 CUDA_OPTIONS = {
@@ -280,6 +288,28 @@ class OnnxRuntimeBackend:
         """Return that any graph runs at once: sessions need no plans."""
         return Probe(True, "needs no plans")
 
+    @property
+    def precision_facts(self) -> tuple[str, ...]:
+        """Return what answers in BF16 depend on besides the graph: processor and version."""
+        return (*describe_processor(), self._library().__version__)
+
+    def probe_precision(self, precision: EnginePrecision, *, ask: bool = True) -> Probe:
+        """Return whether this machine computes faster in `precision`, see `Reducing`."""
+        if precision not in self.traits.engine_precisions:
+            detail = f"{self.name} has {precision} on Arm processors with its instructions alone"
+            return Probe(False, detail, "leave engine_precision out, or choose another backend")
+        found = self.probe()
+        if not found.available:
+            return found
+        return probe_precision(self.name, precision, self.precision_facts, ask=ask)
+
+    def time_layers(self, precision: EnginePrecision) -> Times:
+        """Time a product, see `Reducing`."""
+        # for a separate process alone
+        from samclip.engines.onnxruntime.precision_layers import time_layers  # noqa: PLC0415
+
+        return time_layers(self, precision)
+
     def load(self, source: GraphSource, options: EngineOptions) -> OrtEngine:
         """Start a session of a graph; raises BackendUnavailableError or EngineRunError."""
         library = self._library()
@@ -420,6 +450,7 @@ CPU = OnnxRuntimeBackend(
         gains_by_streams=True,
         profiles=True,
         parallel_loads=True,
+        engine_precisions=("bf16",) if computes_bf16_on_arm() else (),
     ),
 )
 CUDA = OnnxRuntimeBackend(
@@ -464,6 +495,8 @@ def _settings(library: Any, options: EngineOptions, device: str, folder: str) ->
     if not options.optimise:
         settings.graph_optimization_level = library.GraphOptimizationLevel.ORT_DISABLE_ALL
     settings.add_session_config_entry(EXTERNAL_FOLDER, folder)
+    if options.precision == "bf16" and not options.fp32_outputs:  # it cannot tell outputs apart
+        settings.add_session_config_entry(BF16_PRODUCTS, "1")
     if device == "cpu" and saturates_int8():
         settings.add_session_config_entry(EXACT_INT8, "1")
     return settings

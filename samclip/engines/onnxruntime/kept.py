@@ -32,7 +32,7 @@ from samclip.disk.cache_folder import cache_dir, open_cache, read_private_file
 from samclip.disk.partial_files import is_safely_owned, locked_partial, remove_abandoned, write_file
 from samclip.engines.backend_names import ONNXRUNTIME
 from samclip.engines.base import GraphSource
-from samclip.engines.machine.device import processor_features, processor_name
+from samclip.engines.machine.device import describe_processor
 from samclip.engines.machine.free_memory import available_memory
 from samclip.engines.plans.own_files import hash_own, read_own
 from samclip.engines.plans.record import Record, Sha256
@@ -145,7 +145,7 @@ def place_of(library: ModuleType, graph: BuiltGraph, settings: tuple[str, ...]) 
         SCHEMA,
         __version__,
         library.__version__,
-        (platform.system(), platform.machine(), processor_name(), processor_features()),
+        (platform.system(), *describe_processor()),
         settings,
         (graph.onnx_sha256, graph.weights_sha256),
     )

@@ -16,6 +16,7 @@ has failed is never freed.
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -37,11 +38,12 @@ from samclip.engines.base import (
     GuardedEngine,
     Probe,
     Tensor,
+    Times,
     Traits,
     not_loadable,
     wrong_type,
 )
-from samclip.engines.machine.device import saturates_int8
+from samclip.engines.machine.device import describe_processor, saturates_int8
 from samclip.engines.machine.host import (
     is_fault,
     is_shortage,
@@ -50,6 +52,9 @@ from samclip.engines.machine.host import (
     usable_cores,
 )
 from samclip.engines.openvino.library import (
+    HINTS,
+    ISA_VARIABLE,
+    ISA_WITHOUT_AMX,
     PACKAGE,
     PRECISION_HINT,
     clean_message,
@@ -60,7 +65,7 @@ from samclip.engines.openvino.library import (
 )
 from samclip.engines.openvino.node_times import NodeTimes, read_nodes
 from samclip.engines.openvino.parts import Part, is_cut, split_outputs
-from samclip.engines.openvino.precision_probe import HINTS, describe_machine, probe_precision
+from samclip.engines.precision_probe import probe_precision
 from samclip.engines.process_edges import keep_in_children, never_destroy
 from samclip.engines.profile import ProfiledRun, not_profiled
 from samclip.errors import EngineError
@@ -362,11 +367,22 @@ class OpenVinoBackend:
     @property
     def precision_facts(self) -> tuple[str, ...]:
         """Return what answers in BF16 depend on besides the graph: processor and version."""
-        return describe_machine()
+        sets = os.environ.get(ISA_VARIABLE, ISA_WITHOUT_AMX)
+        return (*describe_processor(), sets, find_library().detail)
 
     def probe_precision(self, precision: EnginePrecision, *, ask: bool = True) -> Probe:
         """Return whether this machine computes faster in `precision`, see `Reducing`."""
-        return probe_precision(precision, ask=ask)
+        library = find_library()
+        if not library.available:
+            return library
+        return probe_precision(self.name, precision, self.precision_facts, ask=ask)
+
+    def time_layers(self, precision: EnginePrecision) -> Times:
+        """Time a product and two convolutions, see `Reducing`."""
+        # for a separate process alone
+        from samclip.engines.openvino.precision_layers import time_layers  # noqa: PLC0415
+
+        return time_layers(precision)
 
     def probe(self) -> Probe:
         """Return whether OpenVINO is installed; import nothing."""

@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 
 from samclip.engines import base
-from samclip.engines.base import GraphSource, Probe
+from samclip.engines.base import EnginePrecision, GraphSource, Probe
 from samclip.engines.external_data import external_fault, external_locations
 from samclip.engines.machine.device import processor_features
 from samclip.engines.process_edges import keep_in_children
@@ -36,6 +36,7 @@ from samclip.errors import BackendUnavailableError, EngineRunError
 
 PACKAGE, DEVICE = "openvino", "CPU"
 PRECISION_HINT = "INFERENCE_PRECISION_HINT"
+HINTS: dict[EnginePrecision, str] = {"fp32": "f32", "bf16": "bf16"}  # OpenVINO's names
 INSTALL = "pip install 'samclip[openvino]'"
 OLDEST = (2025, 0)  # before it, settings that are pinned here are unknown or have other names
 IMPORTS_MAPS = (2025, 4)  # the first that imports a compiled model from memory without copying it

@@ -15,7 +15,7 @@ from samclip.benchmarks.cli import choose as command
 from samclip.benchmarks.cli.main import app
 from samclip.benchmarks.latency.choosing import list_candidates, measure_choice, rank
 from samclip.engines import registry
-from samclip.engines.base import EngineOptions, Probe, Traits
+from samclip.engines.base import EngineOptions, Probe, Times, Traits
 from samclip.engines.plans.gate import reduced
 from samclip.errors import BackendUnavailableError
 from samclip.runtime.backend_choice import choose_for
@@ -142,6 +142,9 @@ class Reducing(Twice):
 
     def probe_precision(self, precision: str, *, ask: bool = True) -> Probe:
         return Probe(self.suits, f"{precision} is slow here", "leave it out")
+
+    def time_layers(self, precision: str) -> Times:
+        raise NotImplementedError
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 from collections.abc import Iterator
 from typing import Any
@@ -26,6 +27,7 @@ from samclip.engines.base import Engine, EngineOptions, GraphSource
 from samclip.engines.machine.host import release_free_memory
 from samclip.engines.onnxruntime import library as ort_library
 from samclip.engines.onnxruntime.backend import (
+    BF16_PRODUCTS,
     CPU,
     CUDA,
     OnnxRuntimeBackend,
@@ -123,6 +125,25 @@ def test_options_reach_the_session(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [options.intra_op_num_threads for options, _ in seen] == [3, 5]
     assert not any(options.enable_mem_pattern for options, _ in seen)
     assert [providers for _, providers in seen] == [["CPUExecutionProvider"]] * 2
+
+
+def test_bf16_reaches_the_session_unless_outputs_must_be_fp32(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seen = []
+    original = onnxruntime.InferenceSession
+
+    def record(onnx: bytes, options: Any, **given: Any) -> Any:
+        with contextlib.suppress(RuntimeError):  # it has no such entry
+            seen.append(options.get_session_config_entry(BF16_PRODUCTS))
+        return original(onnx, options, **given)
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", record)
+    CPU.load(affine_source(), EngineOptions())
+    CPU.load(affine_source(), EngineOptions(precision="bf16", fp32_outputs=("y",)))
+    assert seen == []
+    CPU.load(affine_source(), EngineOptions(precision="bf16"))
+    assert seen == ["1"]
 
 
 GROWTH = """

@@ -2,40 +2,41 @@
 
 OpenVINO takes BF16 on processors that only emulate it, where it was 33 times slower than FP32, and
 its kernels have ended processes on a processor that says it has them. So a child tries it, for a
-limited time, and whatever becomes of it is an answer. An answer holds for one processor and one
-version of OpenVINO.
+limited time, and whatever becomes of it is an answer. An answer holds for one backend, processor
+and version of the library.
 """
 
 from __future__ import annotations
 
 import hashlib
-import os
-import platform
 import signal
 import subprocess
 import sys
+import time
+from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime, timezone
 from typing import Annotated, Literal
 
 import msgspec
 
-from samclip.engines.base import EnginePrecision, Probe
+from samclip.engines.base import FULL, EnginePrecision, Probe, Times
 from samclip.engines.child_process import describe_end, start_child, starting
 from samclip.engines.found_here import keep_fact, place_of, read_fact
-from samclip.engines.machine.device import processor_features, processor_name
-from samclip.engines.openvino.library import (
-    ISA_VARIABLE,
-    ISA_WITHOUT_AMX,
-    find_library,
-)
-from samclip.engines.openvino.precision_child import Task, Times
 
-START = starting("samclip.engines.openvino.precision_child")
+START = starting("samclip.engines.precision_child")
 SECONDS = 60.0
+ROUNDS = 5  # of each layer, after one that chooses kernels
 LEAST_GAIN = 1.1  # times as fast as FP32: less is not worth other answers
-HINTS: dict[EnginePrecision, str] = {"fp32": "f32", "bf16": "bf16"}  # OpenVINO's names
 MAX_DETAIL = 2000
 REMEDY = "leave engine_precision out, or choose another backend"
+
+
+class Task(msgspec.Struct, frozen=True):
+    """What to try: a precision of a backend, by its name; the process ends after `seconds`."""
+
+    backend: str
+    precision: EnginePrecision
+    seconds: float
 
 
 class Answer(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -52,26 +53,14 @@ class Answer(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     date: str
 
 
-def describe_machine() -> tuple[str, ...]:
-    """Return what an answer depends on: the processor, its instructions, OpenVINO's version."""
-    return (
-        platform.machine(),
-        processor_name(),
-        processor_features(),
-        os.environ.get(ISA_VARIABLE, ISA_WITHOUT_AMX),
-        find_library().detail,
-    )
+def probe_precision(
+    backend: str, precision: EnginePrecision, facts: tuple[str, ...], *, ask: bool = True
+) -> Probe:
+    """Return whether this machine computes faster in `precision` on a `Reducing` backend.
 
-
-def probe_precision(precision: EnginePrecision, *, ask: bool = True) -> Probe:
-    """Return whether this machine computes faster in `precision`, see `Reducing`.
-
-    Without `ask` nothing is tried.
+    `facts`: all that the answer depends on, its `precision_facts`. Without `ask` nothing is tried.
     """
-    library = find_library()
-    if not library.available:
-        return library
-    facts = describe_machine()
+    facts = (backend, *facts)
     name = _name(precision, facts)
     answer = read_fact(name, Answer)
     if answer is not None and (answer.precision, answer.facts) != (precision, facts):
@@ -79,7 +68,7 @@ def probe_precision(precision: EnginePrecision, *, ask: bool = True) -> Probe:
     if answer is None and not ask:
         return Probe(False, f"{precision} was never tried on this machine", REMEDY)
     if answer is None:
-        answer = _try(precision, facts)
+        answer = _try(backend, precision, facts)
         keep_fact(name, answer)
     if answer.suits:
         return Probe(True, answer.detail)
@@ -88,8 +77,24 @@ def probe_precision(precision: EnginePrecision, *, ask: bool = True) -> Probe:
     return Probe(False, answer.detail, f"{REMEDY}{again}")
 
 
-def _try(precision: EnginePrecision, facts: tuple[str, ...]) -> Answer:
-    suits, detail = _ask_child(precision)
+def time_in_turns(layers: Iterable[Mapping[EnginePrecision, Callable[[], object]]]) -> Times:
+    """Run each layer in FP32 and in one other precision, in turns; return sums of least times."""
+    full = reduced = 0.0
+    for runs in layers:
+        least = dict.fromkeys(runs, float("inf"))
+        for number in range(1 + ROUNDS):
+            for precision, run in runs.items():
+                start = time.perf_counter()
+                run()
+                if number:
+                    least[precision] = min(least[precision], time.perf_counter() - start)
+        full += least.pop(FULL)
+        reduced += sum(least.values())
+    return Times(full, reduced)
+
+
+def _try(backend: str, precision: EnginePrecision, facts: tuple[str, ...]) -> Answer:
+    suits, detail = _ask_child(backend, precision)
     return Answer(
         precision=precision,
         facts=facts,
@@ -99,9 +104,9 @@ def _try(precision: EnginePrecision, facts: tuple[str, ...]) -> Answer:
     )
 
 
-def _ask_child(precision: EnginePrecision) -> tuple[bool, str]:
+def _ask_child(backend: str, precision: EnginePrecision) -> tuple[bool, str]:
     """Return whether a precision suits this machine, and why or why not."""
-    task = msgspec.json.encode(Task(HINTS[precision], SECONDS)).decode()
+    task = msgspec.json.encode(Task(backend, precision, SECONDS)).decode()
     late = f"computing in {precision} did not end within {SECONDS:g} s here"
     try:
         if not sys.executable:
