@@ -283,6 +283,7 @@ class Model:
         check_colour(color)
         return map_in_order(work, images, self._streams)
 
+    @as_memory_error
     def watch(  # noqa: PLR0913 - the options of a loop
         self,
         source: Any,

@@ -7,10 +7,11 @@ import math
 import threading
 import time
 from collections.abc import AsyncIterator, Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from typing import TypeVar
 
+from samclip.engines.machine.host import as_memory_error, require_room_for_thread
 from samclip.server.problems import ProblemError
 
 SMOOTHING = 0.2  # of a new duration in the running mean
@@ -79,7 +80,7 @@ class Lane:
             self.waiting -= 1
         loop = asyncio.get_running_loop()
         try:
-            future = self._threads.submit(self._timed, work)
+            future = self._submit(work)
         except BaseException:
             self._slots.release()
             raise
@@ -90,6 +91,11 @@ class Lane:
 
         future.add_done_callback(free)
         return await asyncio.wrap_future(future)
+
+    @as_memory_error
+    def _submit(self, work: Callable[[], Result]) -> Future[Result]:
+        require_room_for_thread()  # the executor may start one
+        return self._threads.submit(self._timed, work)
 
     def _timed(self, work: Callable[[], Result]) -> Result:
         begun = time.perf_counter()

@@ -19,6 +19,7 @@ from collections import deque
 from collections.abc import Iterator
 from typing import Literal, cast, get_args
 
+from samclip.engines.machine.host import as_memory_error, require_room_for_thread
 from samclip.errors import (
     ClosedError,
     InputError,
@@ -41,6 +42,7 @@ MAX_SECONDS = 1e6
 _logger = logging.getLogger("samclip")
 
 
+@as_memory_error
 def open_video(
     source: int | str | os.PathLike[str],
     *,
@@ -130,6 +132,7 @@ class VideoStream:
         self._pause = FIRST_PAUSE
         self._began = self._read_began = time.monotonic()
         self._thread = threading.Thread(target=self._run, name="samclip-video", daemon=True)
+        require_room_for_thread()
         self._thread.start()
         self._wait_until_open()
 

@@ -18,6 +18,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from samclip.engines.machine.host import require_room_for_thread
 from samclip.errors import ClosedError, InputError, brief, did_you_mean
 from samclip.runtime.photo import changed
 from samclip.runtime.results.masks import Masks
@@ -118,6 +119,7 @@ class Watch:
         self._changed = threading.Condition()
         self._failure: Exception | None = None
         self._closed = self._finished = False
+        require_room_for_thread()
         self._stream = _open(source, streaming)
         self._thread = threading.Thread(target=self._run, name="samclip-encode", daemon=True)
         self._thread.start()

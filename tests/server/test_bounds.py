@@ -134,6 +134,22 @@ def test_at_overload_requests_are_turned_away_at_once_and_the_rest_is_answered(
             assert http.post("/v1/scenes", files={"image": data}).status_code == 201
 
 
+def test_without_memory_for_a_thread_the_client_gets_503_and_the_slot_is_free_again(
+    small_model: Model, photo_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def short() -> None:
+        raise MemoryError
+
+    with served(small_model) as server:
+        url, files = f"{server.address}/v1/scenes", {"image": photo_path.read_bytes()}
+        with monkeypatch.context() as patch:
+            patch.setattr("samclip.server.lanes.require_room_for_thread", short)
+            for _ in range(3):
+                answer = httpx.post(url, files=files, timeout=60, trust_env=False)
+                assert (answer.status_code, answer.json()["error"]) == (503, "DeviceMemoryError")
+        assert httpx.post(url, files=files, timeout=60, trust_env=False).status_code == 201
+
+
 def test_requests_of_clients_that_left_do_not_wait_on(
     small_model: Model, photo_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -180,6 +180,22 @@ def test_errors_of_the_stream_and_of_the_encoder_reach_the_caller() -> None:
         list(watch)
 
 
+@pytest.mark.parametrize("module", ["stream", "watch"])
+def test_without_memory_for_a_thread_it_is_an_error_and_nothing_hangs(
+    monkeypatch: pytest.MonkeyPatch, module: str
+) -> None:
+    """`Thread.start` would wait forever for a thread that finds no memory to begin."""
+
+    def short() -> None:
+        raise MemoryError
+
+    before = set(threading.enumerate())
+    monkeypatch.setattr(f"samclip.video.{module}.require_room_for_thread", short)
+    with pytest.raises(samclip.DeviceMemoryError, match="too little free memory"):
+        samclip.Model.watch(SquareModel(), moving(1))  # type: ignore[arg-type]
+    assert set(threading.enumerate()) == before
+
+
 @pytest.mark.parametrize(
     "options",
     [
