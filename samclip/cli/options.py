@@ -135,7 +135,8 @@ EnginePrecision = Annotated[
         rich_help_panel=_BUNDLE,
         show_default="fp32, or what was measured here",
         help="What the engine computes in where graphs are in FP32: bf16 on processors that are "
-        "made for it, with OpenVINO. Its first use compares each graph with FP32.",
+        "made for it, with OpenVINO, or ONNX Runtime on Arm. Its first use compares each graph "
+        "with FP32.",
     ),
 ]
 Threads = Annotated[

@@ -64,8 +64,8 @@ def load(  # noqa: PLR0913 - each is one choice of a caller
     `precision`: that of the encoder, and of the other graphs that have it; "int8" means either
     kind of INT8, None the bundle's preference on this backend.
     `engine_precision`: what the engine computes in where a graph is in FP32: "bf16", on processors
-    that are made for it, with OpenVINO; "fp32"; or None, which is "fp32" unless "auto" takes what
-    was measured here. The first load with "bf16" tries the processor and
+    that are made for it, with OpenVINO, or ONNX Runtime on Arm; "fp32"; or None, which is "fp32"
+    unless "auto" takes what was measured here. The first load with "bf16" tries the processor and
     compares each graph with FP32, which takes a minute or more; later ones read what was found.
     Outputs that depart from FP32, and the embeddings of texts, are computed in FP32 all the same.
     `threads`: CPU threads for one run of a graph, at most the number of processors; None means a

@@ -25,6 +25,7 @@ MAKERS = {
     "export/cpu_engine.py",
     "triton/records.py",  # of a model repository's files, behind the gate
     "triton/front.py",  # of a graph that another model has: without bytes
+    "engines/onnxruntime/precision_layers.py",  # of a literal
     "benchmarks/roofline/rates.py",
     "benchmarks/amortised/second_model.py",
 }
