@@ -1,8 +1,8 @@
 """The pages' way from the installed package to a device, run as a user runs it.
 
-docs/export/precision.md, docs/deploy/jetson.md and docs/models/choosing.md start from the shipped
-bundle: export it at 512 px in FP16 and INT8, look at it, build a plan for RTX GPUs, list it, remove
-it.
+docs/export/precision.md, docs/deploy/rtx.md, docs/deploy/jetson.md and docs/models/choosing.md
+start from the shipped bundle: export it at 512 px in FP16 and INT8, for a camera's shape as the
+pages for devices do, look at it, build plans for RTX GPUs, list them, remove them.
 """
 
 from __future__ import annotations
@@ -53,15 +53,20 @@ def run(home: Path, command: str, *arguments: str) -> subprocess.CompletedProces
 
 def test_from_the_package_to_a_plan(home: Path) -> None:
     made = run(
-        *(home, EXPORT, "--checkpoint", "samclip-tiny", "--imgsz", "512", "--fp16", "--int8"),
-        *("--calib", "photos", "--photos", "held-back", "--output", "tiny-512"),
+        *(home, EXPORT, "--checkpoint", "samclip-tiny", "--imgsz", "512", "--aspects", "16:9"),
+        *("--fp16", "--int8", "--calib", "photos", "--photos", "held-back"),
+        *("--output", "tiny-512"),
     )
     assert "are taken as stored: int8;" in made.stderr
     assert "layers in INT8, gates hold" in made.stderr
-    # An attempt to leave layers out has a line; photos and steps within it have none.
-    assert len(made.stderr.splitlines()) < 150
+    # An attempt to leave layers out has a line; photos and steps within it have none. Behind the
+    # first rule are tables, with rows for each shape.
+    steps, _, tables = made.stderr.partition("───")
+    assert tables
+    assert len(steps.splitlines()) < 100
     manifest = Bundle.open(home / "tiny-512").manifest
     assert manifest.preprocessing.image_size == 512
+    assert manifest.canvases == ((288, 512), (512, 288))
     assert manifest.head is not None
     assert manifest.head.trained
     found = {variant.precision for variant in manifest.graphs.encoder.variants}
@@ -78,5 +83,7 @@ def test_from_the_package_to_a_plan(home: Path) -> None:
     run(home, SAMCLIP, "engine", "build", "tiny-512", *target)
     listed = json.loads(run(home, SAMCLIP, "engine", "list", "--json").stdout)
     assert "tiny-512" in json.dumps(listed)
+    planned = {plan["sidecar"]["graph"]["name"] for plan in listed["plans"]}
+    assert {"encoder", "encoder-512x288", "mask_decoder-512x288"} <= planned
     run(home, SAMCLIP, "engine", "remove", "--all")
     assert "tiny-512" not in run(home, SAMCLIP, "engine", "list", "--json").stdout

@@ -17,16 +17,16 @@ from pathlib import Path
 from msgspec.structs import replace
 
 from samclip.errors import ExportError
-from samclip.export.canvases import at_canvases, share_weights_files, weights_owner
+from samclip.export.canvases import at_canvases
+from samclip.export.exporter import finish_graphs, store_graphs
 from samclip.export.families.read_model import read_model
 from samclip.export.graph_files import GraphFiles, with_graphs
 from samclip.export.options import ExportOptions
 from samclip.export.rebuilding.bundle_checkpoint import at_first_canvas
 from samclip.export.verification import GraphPair, verify
-from samclip.export.weight_storage import store_weights
 from samclip.progress import SILENT
 from samclip.runtime.bundles.bundle import Bundle
-from samclip.runtime.bundles.manifest import Graphs, base_name
+from samclip.runtime.bundles.manifest import Graphs, WeightsDtype, base_name
 from samclip.runtime.bundles.writing import write_bundle
 from samclip.runtime.pixels.image import photo_paths
 
@@ -58,9 +58,10 @@ def regraph(path: Path, names: Sequence[str]) -> None:
         if base_name(graph.name) in names
     ]
     samples = [sample for one in models for photo in photos for sample in one.samples(photo)]
-    proof = verify([GraphPair(files, files) for files in made], samples, SILENT)
-    shared = share_weights_files([*kept, *(_stored(files, bundle) for files in made)])
-    stored = [files.without_inner_shapes() for files in shared]
+    pairs = store_graphs(made, lambda owner: _dtype(bundle, owner))
+    exact = [GraphPair(pair.original, pair.original) for pair in pairs]  # stored as they are held
+    proof = verify(exact, samples, SILENT)
+    stored = finish_graphs([*kept, *(pair.stored for pair in pairs)])
     files = {name: data for graph in stored for name, data in graph.files.items()}
     own = {v.file for graph in _graphs(bundle) for v in graph.graph.variants}
     rest = {name: bundle.read(name) for name in manifest.files if name not in own}
@@ -77,9 +78,9 @@ def _graphs(bundle: Bundle) -> Iterator[GraphFiles]:
         yield GraphFiles(name, graph, {file: bundle.read(file) for file in sorted(held)})
 
 
-def _stored(files: GraphFiles, bundle: Bundle) -> GraphFiles:
-    owner = bundle.manifest.graph(weights_owner(files.name))
-    return files if owner is None else store_weights(files, owner.variants[0].weights_dtype)
+def _dtype(bundle: Bundle, owner: str) -> WeightsDtype:
+    graph = bundle.manifest.graph(owner)
+    return "fp32" if graph is None else graph.variants[0].weights_dtype
 
 
 def _opset(bundle: Bundle) -> int:

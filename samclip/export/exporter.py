@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,6 +41,7 @@ from samclip.runtime.bundles.manifest import (
     Manifest,
     Provenance,
     RegionHead,
+    WeightsDtype,
     base_name,
     shaped_name,
 )
@@ -77,8 +78,7 @@ def export_bundle(options: ExportOptions, progress: Progress = SILENT) -> Export
     draft = _export_in_fp32(plan, progress)  # the torch model is not needed any more
     if plan.reduction is not None:
         draft = _reduce(draft, plan.reduction, options, progress)
-    shared = share_weights_files([without_unused(pair.stored) for pair in draft.graphs])
-    stored = [files.without_inner_shapes() for files in shared]
+    stored = finish_graphs(pair.stored for pair in draft.graphs)
     check_readable(stored)
     manifest = with_graphs(draft.manifest, stored)
     graph_files = {name: data for files in stored for name, data in files.files.items()}
@@ -133,10 +133,8 @@ def _export_in_fp32(plan: ExportPlan, progress: Progress) -> _Draft:
     if model.header:
         texts[CHECKPOINT_FILE] = encode_header(model.header)
     graphs = share_weights_files(write_graphs(model, options, progress, models[1:]))
-    striped = [in_strips(files) for files in graphs]
-    stored = share_weights_files([_store(files, options) for files in striped])
-    pairs = list(map(GraphPair, striped, stored))
-    written = {name: len(data) for files in stored for name, data in files.files.items()}
+    pairs = store_graphs(graphs, options.weights_dtype.of)
+    written = {name: len(data) for pair in pairs for name, data in pair.stored.files.items()}
     require_place(options, sum(written.values()))
     proof = Proof()
     if options.verify:
@@ -158,6 +156,7 @@ def _export_in_fp32(plan: ExportPlan, progress: Progress) -> _Draft:
     manifest = with_graphs(manifest, graphs)
     if options.verify and manifest.shaped:
         manifest = _compare_shapes(plan, manifest, pairs, texts, progress)
+    stored = [pair.stored for pair in pairs]
     return _Draft(manifest, texts, tuple(map(GraphPair, graphs, stored)))
 
 
@@ -206,8 +205,23 @@ def write_graphs(
     return written
 
 
-def _store(files: GraphFiles, options: ExportOptions) -> GraphFiles:
-    return store_weights(files, options.weights_dtype.of(weights_owner(files.name)))
+def store_graphs(
+    graphs: Sequence[GraphFiles], dtype_of: Callable[[str], WeightsDtype]
+) -> list[GraphPair]:
+    """Return graphs as CPUs run them, in strips, and with their weights as they are stored.
+
+    `dtype_of`: how the weights of a field of `Graphs` are stored. Raises ExportError where one
+    cannot be.
+    """
+    striped = [in_strips(files) for files in graphs]
+    stored = [store_weights(files, dtype_of(weights_owner(files.name))) for files in striped]
+    return list(map(GraphPair, striped, share_weights_files(stored)))
+
+
+def finish_graphs(stored: Iterable[GraphFiles]) -> list[GraphFiles]:
+    """Return stored graphs as a bundle has them: all shapes on one weights file, no leftovers."""
+    shared = share_weights_files([without_unused(files) for files in stored])
+    return [files.without_inner_shapes() for files in shared]
 
 
 def _take_samples(
@@ -259,7 +273,8 @@ def _reduce(
     bundle = DraftBundle(options.output, draft.manifest, {**draft.texts, **files})
 
     def store(files: GraphFiles) -> GraphFiles:
-        return _store(in_strips(files), options)
+        (pair,) = store_graphs([files], options.weights_dtype.of)
+        return pair.stored
 
     reduced = reduce_graphs(bundle, originals, plan, store, progress)
     manifest = replace(draft.manifest, reductions=reduced.reductions)

@@ -53,7 +53,8 @@ def measure_ways(
     clock = StageClock()
     records = {way: RoundLog() for way in (MERGED, WHOLE, DENSE)}
     names = models.merged.vocabulary(names_for(models.merged))
-    for photo in one_of_each_shape(models.merged, photos):
+    (first,) = one_of_each_shape([models.merged], photos)
+    for photo in first:
         _round(models, names, load_image(photo), clock, forward=True)
     for number in track(progress, range(schedule.warm_up + schedule.repeats), "rounds"):
         kept = number - schedule.warm_up

@@ -7,6 +7,7 @@ seconds do not.
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -99,9 +100,10 @@ def measure_warm(
 ) -> list[Timing]:
     """Time rounds of photos after the warm-up, every model in turn."""
     walks = [Walk(contender, workload) for contender in contenders]
-    for walk, contender in zip(walks, contenders, strict=True):
+    firsts = one_of_each_shape([contender.model for contender in contenders], photos)
+    for walk, first in zip(walks, firsts, strict=True):
         walk.prepare()
-        for photo in one_of_each_shape(contender.model, photos):
+        for photo in first:
             walk.run(photo)
     records = [RoundLog() for _ in contenders]
     start = time.monotonic()
@@ -116,22 +118,26 @@ def measure_warm(
     return to_timings(contenders, records, "warm", len(photos))
 
 
-def one_of_each_shape(model: Model, photos: Sequence[Path]) -> tuple[Path, ...]:
-    """Return a photo for each of the model's shapes of input that photos are encoded on.
+def one_of_each_shape(models: Sequence[Model], photos: Sequence[Path]) -> list[tuple[Path, ...]]:
+    """Return for each model a photo for each of its shapes of input that photos are encoded on.
 
     The first photo of a shape makes its graphs ready, which belongs to no warm round. Empty for a
-    model of one shape.
+    model of one shape. A photo is decoded once for all models.
     """
-    canvases = model.bundle.canvases
-    if len(canvases) == 1:
-        return ()
-    side = model.manifest.preprocessing.image_size
-    sizes = {photo: load_image(photo).shape for photo in photos}
-    found = {
-        Letterbox.choose((height, width), side, canvases).canvas: photo
-        for photo, (height, width, *_) in sizes.items()
-    }
-    return tuple(found.values())
+
+    @functools.cache
+    def size_of(photo: Path) -> tuple[int, int]:
+        height, width, _ = load_image(photo).shape  # of the photo turned as its file says
+        return height, width
+
+    def chosen(model: Model) -> tuple[Path, ...]:
+        side, canvases = model.manifest.preprocessing.image_size, model.bundle.canvases
+        if len(canvases) == 1:
+            return ()
+        found = {Letterbox.choose(size_of(photo), side, canvases).canvas: photo for photo in photos}
+        return tuple(found.values())
+
+    return [chosen(model) for model in models]
 
 
 def _first_photo(contender: Contender, photo: Path, cache: Path) -> tuple[Piece, ...]:

@@ -11,10 +11,12 @@ from pathlib import Path
 
 import msgspec
 import numpy as np
+import torch
 
 from samclip.errors import CheckpointError, error_context
 from samclip.export.checkpoints.checkpoint import Checkpoint
 from samclip.export.exportable import Exportable
+from samclip.export.graphs import PlainGraph
 from samclip.export.options import ExportOptions
 from samclip.export.rebuilding.bundle_checkpoint import (
     at_first_canvas,
@@ -22,6 +24,7 @@ from samclip.export.rebuilding.bundle_checkpoint import (
     storage_of,
     with_input_of,
 )
+from samclip.export.rebuilding.stored_graphs import constant_of, read_graph
 from samclip.export.text_part import Labels, TextPart, text_samples
 from samclip.export.verification import TOLERANCE, Sample, measure
 from samclip.progress import Progress
@@ -56,11 +59,15 @@ def read_bundle_model(options: ExportOptions, read: Read, progress: Progress) ->
     """
     found = read_bundle_checkpoint(options.checkpoint, progress)
     bundle = found.bundle
+
+    def rebuild(options: ExportOptions) -> Exportable:
+        return _with_stored_padding(read(options, found.checkpoint), bundle)
+
     said = f"the weights of {bundle.manifest.name} are taken as stored: {storage_of(bundle)}"
     if options.verify:
         own = ExportOptions(options.checkpoint, options.output)
         with progress.stage(f"comparing the rebuilt model with {bundle.manifest.name}"):
-            rebuilt = at_first_canvas(bundle.manifest, read(own, found.checkpoint))
+            rebuilt = at_first_canvas(bundle.manifest, rebuild(own))
             model = with_input_of(bundle.manifest, rebuilt)
             samples = model.samples(photo_paths(options.photos)[0])
             worst = _prove(
@@ -71,7 +78,43 @@ def read_bundle_model(options: ExportOptions, read: Read, progress: Progress) ->
             "largest value"
         )
     progress.note(said)
-    return _with_carried_parts(read(options, found.checkpoint), bundle, options)
+    return _with_carried_parts(rebuild(options), bundle, options)
+
+
+def _with_stored_padding(model: Exportable, bundle: Bundle) -> Exportable:
+    """Return a model whose decoders see the padding that the bundle holds, on shapes that it has.
+
+    A model computes it by its encoder; that of the bundle may have had weights that were not yet
+    rounded.
+    """
+    _take_padding(model, bundle)
+    shapes = model.shapes
+    if shapes is None:
+        return model
+
+    def at(canvas: tuple[int, int]) -> Exportable:
+        return _with_stored_padding(shapes.at(canvas), bundle)
+
+    return replace(model, shapes=replace(shapes, at=at))
+
+
+def _take_padding(model: Exportable, bundle: Bundle) -> None:
+    manifest, pixels = bundle.manifest, model.pixels
+    name = manifest.name_for("mask_decoder", pixels.first_canvas)
+    graph = manifest.graph(name)
+    if graph is None or pixels.image_size != manifest.preprocessing.image_size:
+        return
+    for plan in model.graphs:
+        if not isinstance(plan, PlainGraph) or plan.name != "mask_decoder":
+            continue
+        padding = getattr(plan.spec().module, "padding", None)
+        if padding is None:
+            continue
+        values = read_graph(bundle, name, graph).model.graph.initializers.values()
+        held = [array for value in values if (array := constant_of(value)) is not None]
+        same = [array for array in held if array.shape == tuple(padding.shape)]
+        if len(same) == 1:  # else the bundle is older than paddings
+            padding.copy_(torch.tensor(same[0]))  # in place: all graphs share it
 
 
 def _prove(bundle: Bundle, samples: Sequence[Sample]) -> float:

@@ -46,20 +46,25 @@ def read_graphs(bundle: Bundle) -> list[StoredGraph]:
         graph: Graph | None = getattr(bundle.manifest.graphs, name)
         if graph is None or name in {AGGREGATION, UPSCALER, IMAGE_KEYS, POINT_DECODER}:
             continue
-        variant = next((v for v in graph.variants if v.precision == "fp32"), None)
-        if variant is None:
-            raise CheckpointError(
-                f"{bundle.path} has no FP32 variant of its {name} to take weights from. Give a "
-                "bundle that samclip-export wrote, or the checkpoint that it comes from."
-            )
-        source = bundle.variant_source(name, variant)
-        model = internalise(source.onnx, dict(source.weights))
-        expand_stored(model.graph)
-        compute_whole(model)
-        ShapeInferencePass()(model)  # they are not in the file
-        _write_means_as_products(model.graph)
-        found.append(StoredGraph(name, variant, model))
+        found.append(read_graph(bundle, name, graph))
     return found
+
+
+def read_graph(bundle: Bundle, name: str, graph: Graph) -> StoredGraph:
+    """Read one graph of a bundle, for any shape of input, as `read_graphs` does; raises as it."""
+    variant = next((v for v in graph.variants if v.precision == "fp32"), None)
+    if variant is None:
+        raise CheckpointError(
+            f"{bundle.path} has no FP32 variant of its {name} to take weights from. Give a "
+            "bundle that samclip-export wrote, or the checkpoint that it comes from."
+        )
+    source = bundle.variant_source(name, variant)
+    model = internalise(source.onnx, dict(source.weights))
+    expand_stored(model.graph)
+    compute_whole(model)
+    ShapeInferencePass()(model)  # they are not in the file
+    _write_means_as_products(model.graph)
+    return StoredGraph(name, variant, model)
 
 
 def constant_of(value: ir.Value | None) -> Array | None:

@@ -3,7 +3,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 from timed_fakes import contender, timed_model
 
 from samclip.benchmarks.latency import rounds
@@ -11,6 +13,7 @@ from samclip.benchmarks.latency.contenders import Variant, combine, name_all
 from samclip.benchmarks.latency.photo_pipeline import Piece, Walk, Workload
 from samclip.benchmarks.latency.rounds import Schedule, measure_cold, measure_warm
 from samclip.progress import SILENT
+from samclip.runtime.pixels.image import load_image
 
 SHORT = Workload(many=False, refined=False, text=False)
 
@@ -44,6 +47,33 @@ def test_models_take_turns_and_the_order_is_turned_round(calls: list[tuple[str, 
     assert found["b", "x"].samples == (3.0, 6.0, 7.0)
     assert found["a", "x"].photos == 2
     assert found["a", "rare"].samples == (1.0, 0.0, 1.0)  # the photo q had no such stage
+
+
+def test_each_shape_is_ready_before_the_rounds_and_photos_are_decoded_once(
+    calls: list[tuple[str, str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also a photo that its file says is to be turned is the first of the shape it then has."""
+    wide, tall, turned = (tmp_path / name for name in ("wide.png", "tall.png", "turned.jpg"))
+    Image.new("RGB", (40, 30)).save(wide)
+    Image.new("RGB", (30, 40)).save(tall)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by 90 degrees
+    Image.new("RGB", (40, 30)).save(turned, exif=exif)
+    decoded: list[str] = []
+
+    def load(photo: Path) -> np.ndarray:
+        decoded.append(photo.name)
+        return load_image(photo)
+
+    monkeypatch.setattr(rounds, "load_image", load)
+    shapes = ((192, 256), (256, 192))
+    models = [contender("a", canvases=shapes), contender("b", canvases=shapes), contender("c")]
+    photos = [wide, tall, turned]
+    measure_warm(models, Schedule(0, 0, 1), photos, SHORT, SILENT)
+    assert decoded == ["wide.png", "tall.png", "turned.jpg"]
+    ready = {(name, photo) for name, photo in calls[:4]}
+    assert ready == {(name, photo) for name in "ab" for photo in ("wide.png", "turned.jpg")}
+    assert calls[4:] == [("a", "wide.png"), ("b", "wide.png"), ("c", "wide.png")]
 
 
 def test_no_further_round_begins_when_the_time_is_over(calls: list[tuple[str, str]]) -> None:
