@@ -145,7 +145,7 @@ class CoarseMap:
     def averaged(self, features: Features, vocabulary: Vocabulary) -> CoarseMap:
         """Return the map of tokens averaged by `average_alike`, without the names left out here.
 
-        Itself for a bundle whose tokens are averaged by a graph, or come from a CLIP of its own.
+        Itself for a bundle whose tokens are averaged by a graph, or come from a separate CLIP.
         """
         clip = features.clip()
         if features.names_apart or clip.letterbox != features.letterbox:
