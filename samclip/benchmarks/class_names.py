@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,10 +14,18 @@ from samclip.benchmarks.data.coco import read_json
 from samclip.cli.arguments import read_names
 from samclip.errors import VocabularyError, did_you_mean
 from samclip.runtime.model import Model
-from samclip.runtime.scene import Templates
+from samclip.runtime.scene import Names, Templates
 from samclip.runtime.text.vocabulary import Vocabulary, unit_rows
 
 Texts = Mapping[str, Sequence[str]]
+
+
+class TextSpace(Protocol):
+    """What embeds names: a model, or a teacher."""
+
+    def vocabulary(self, names: Names, templates: Templates = None) -> Vocabulary:
+        """Embed K names, put into `templates`."""
+        ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,9 +48,9 @@ def read_synonyms(path: Path | None) -> dict[str, list[str]]:
 
 
 def class_vocabulary(
-    model: Model, names: Sequence[str], synonyms: Texts, templates: Templates = None
+    model: TextSpace, names: Sequence[str], synonyms: Texts, templates: Templates = None
 ) -> Vocabulary:
-    """Embed K classes in a model's text space.
+    """Embed K classes in the text space of a model or a teacher.
 
     A class with `synonyms` is the mean of their embeddings, of unit length, as CLIP averages
     over templates (Radford et al. 2021, section 3.1.4); the others are their names. Each text is
@@ -54,6 +63,13 @@ def class_vocabulary(
     parts = np.split(vocabulary.embeddings, ends[:-1])
     means = np.stack([part.mean(axis=0) for part in parts])  # KxD
     return replace(vocabulary, names=tuple(names), embeddings=unit_rows(means))
+
+
+def ask_alike(
+    teacher: TextSpace, names: Sequence[str], synonyms: Texts, vocabulary: Vocabulary
+) -> Vocabulary:
+    """Embed K classes in a teacher's text space, in the sentences that made `vocabulary`."""
+    return class_vocabulary(teacher, names, synonyms, vocabulary.templates or None)
 
 
 def other_vocabularies(

@@ -6,7 +6,6 @@ The only module of the benchmarks that needs torch; it is imported when a teache
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import get_args
 
 import numpy as np
 import torch
@@ -23,19 +22,22 @@ from samclip.export.checkpoints.recogniser import load_recogniser
 from samclip.export.checkpoints.text_source import read_text
 from samclip.export.models.efficientnet_lite import RECOGNISER_MEAN, RECOGNISER_STD, RecogniserHead
 from samclip.export.models.norms import fold_batch_norms
-from samclip.export.weight_storage import stored_space
+from samclip.merge.data.labels import TEMPLATES, embed_names
 from samclip.merge.data.pixels import PixelBatch
 from samclip.merge.teachers.conse import Conse, ConseOptions
-from samclip.runtime.bundles.manifest import Preprocessing, WeightsDtype
-from samclip.runtime.model import Model
+from samclip.runtime.bundles.manifest import Preprocessing
 from samclip.runtime.pixels.image import preprocess
+from samclip.runtime.scene import Names, Templates
+from samclip.runtime.text.names import as_names
+from samclip.runtime.text.templates import resolve_templates
+from samclip.runtime.text.vocabulary import Vocabulary
 
 STRIDE = 32  # pixels between the places of the classifier's last map
 AT_ONCE = 16  # pictures in a batch
 
 
 class ConseTeacher:
-    """ConSE as an image encoder, as a dense encoder, and as a classifier.
+    """ConSE as an image encoder, as a dense encoder, and as a classifier, with its own text space.
 
     Densely, the classifier's last map of one pass over the whole image is what gets pooled, and
     the classifier's linear layer and ConSE's rule are applied to the averages.
@@ -62,7 +64,7 @@ class ConseTeacher:
         classifier = resolve_checkpoint(settings.classifier, report)
         text = resolve_checkpoint(settings.text, report)
         self._conse = Conse(classifier, text, imagenet_names(), options)
-        self._space = read_text(read_checkpoint(text)).space
+        self._text = read_text(read_checkpoint(text))
         with error_context(str(classifier)):
             trunk = load_recogniser(read_checkpoint(classifier).state)
         self._trunk = fold_batch_norms(trunk)
@@ -76,16 +78,26 @@ class ConseTeacher:
         """A digest of the teacher's weights and options."""
         return self._conse.fingerprint
 
-    def check_space(self, model: Model) -> None:
-        """Refuse a bundle whose names lie in another text space; raises InputError."""
-        text = model.manifest.text
-        stored = {stored_space(self._space, dtype) for dtype in get_args(WeightsDtype)}
-        if text is None or text.space not in stored:
-            raise InputError(
-                f"the text space of bundle {model.manifest.name!r} is not the teacher's, so their "
-                "embeddings do not compare. Give the text tower that the bundle was exported with: "
-                "--teacher-option text=CHECKPOINT."
-            )
+    def vocabulary(self, names: Names, templates: Templates = None) -> Vocabulary:
+        """Embed K names by the teacher's own text tower, or check those that it embedded.
+
+        `templates`: as in `Model.vocabulary`; None stands for those that ConSE's class names are
+        put into. A bundle's names may lie in another space: labels that teach a head make one that
+        is larger. Raises VocabularyError.
+        """
+        if isinstance(names, Vocabulary):
+            names.check(self._text.space, self._conse.embed_dim)
+            return names
+        chosen = resolve_templates(TEMPLATES if templates is None else templates)
+        asked = as_names(names)
+        return Vocabulary(
+            names=asked,
+            embeddings=np.asarray(embed_names(asked, self._text, chosen).numpy(), np.float32),
+            logit_scale=self._text.logit_scale,
+            trained_head=True,
+            space=self._text.space,
+            templates=chosen,
+        )
 
     def embed_images(self, images: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
         """Embed N images, HWC uint8 RGB of any sizes: NxD float32, of unit length."""

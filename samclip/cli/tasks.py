@@ -182,8 +182,8 @@ Denoise = Annotated[
         min=0,
         max=1,
         metavar="0..1",
-        help="Leave out names whose probability is below this everywhere in the image; 0 keeps "
-        "all.",
+        help="Leave out names whose probability is below this everywhere in the image, and average "
+        "tokens that are alike to SAM; 0 does neither.",
     ),
 ]
 

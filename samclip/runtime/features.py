@@ -157,7 +157,7 @@ class Features:
         with self._clip_lock:
             if self._image_embed is None and self._tower is not None:
                 self._image_embed = self._tower.whole_photo()
-            elif self._image_embed is None and self._names_apart:
+            elif self._image_embed is None and self.names_apart:
                 self._embed_image()
         if self._image_embed is None:
             self.clip()
@@ -374,7 +374,7 @@ class Features:
         return self._pool.compute(graph, feeds, (output,))[0]
 
     @property
-    def _names_apart(self) -> bool:
+    def names_apart(self) -> bool:
         """Whether tokens are named by other features than the image as a whole."""
         return NAME_FEATURES in self.check_open() or self._pool.has(self._name(AGGREGATION))
 
@@ -430,7 +430,7 @@ class Features:
         outputs = ("image_embed", "patch_embeds")
         image, patches = self._pool.compute(self._name("clip_head"), feeds, outputs)
         clip = ClipFeatures(patches[0], token_mask[0], self.letterbox)
-        if not self._names_apart:
+        if not self.names_apart:
             self._image_embed = image[0]
             self._image_embed.flags.writeable = False  # shared by all tasks and threads
         for array in (clip.patch_embeds, clip.token_mask):

@@ -333,8 +333,10 @@ class Scene(Viewable):
         tokens and are coarse. `background`: pixels whose probability is below this number in
         [0, 1] get label -1; None labels all. `denoise`: names whose probability is below this
         number in [0, 1] everywhere are left out, as RADSeg does with 0.5; if that were all names,
-        none is. Raises VocabularyError, CapabilityError, ClosedError. Warns with InputWarning for a
-        `background` with a single name, whose probability is 1.
+        none is. The others are compared with tokens averaged where SAM's embedding is alike, except
+        where the bundle averages tokens itself or names them by a separate CLIP. Raises
+        VocabularyError, CapabilityError, ClosedError. Warns with InputWarning for a `background`
+        with a single name, whose probability is 1.
 
         Examples:
             >>> labels = scene.semantic(["cup of coffee", "cat"])

@@ -13,8 +13,11 @@ from numpy.typing import NDArray
 from samclip.benchmarks import teachers
 from samclip.benchmarks.teacher_settings import TeacherSettings, parse_teacher
 from samclip.benchmarks.teachers import ConseTeacher
-from samclip.errors import InputError
+from samclip.errors import InputError, VocabularyError
+from samclip.export.checkpoints.checkpoint import read_checkpoint
 from samclip.export.checkpoints.imagenet_classes import imagenet_names
+from samclip.export.checkpoints.text_source import read_text
+from samclip.merge.data.labels import TEMPLATES, embed_names
 
 DENSE = 256
 
@@ -65,11 +68,19 @@ def test_padding_has_no_tokens(teacher: ConseTeacher, photo: NDArray[np.uint8]) 
     assert dense.letterbox.original_size == (200, 600)
 
 
-def test_another_text_space_is_refused(teacher: ConseTeacher) -> None:
-    with pytest.raises(InputError, match="text space"):
-        teacher.check_space(fake_model())
-    with pytest.raises(InputError, match="text space"):
-        teacher.check_space(fake_model(text=False))
+def test_names_are_embedded_by_the_teacher_s_own_tower(
+    teacher: ConseTeacher, text_checkpoint: Path
+) -> None:
+    tower = read_text(read_checkpoint(text_checkpoint))
+    asked = teacher.vocabulary(["cup", "cat"], ["a {} here"])
+    assert (asked.names, asked.templates) == (("cup", "cat"), ("a {} here",))
+    expected = embed_names(["cup", "cat"], tower, ["a {} here"]).numpy()
+    np.testing.assert_allclose(asked.embeddings, expected, atol=1e-6)  # the same sums
+    assert asked.cosines(teacher.embed_images([np.zeros((9, 9, 3), np.uint8)])).shape == (1, 2)
+    assert teacher.vocabulary(asked) is asked
+    assert teacher.vocabulary(["cup"]).templates == TEMPLATES
+    with pytest.raises(VocabularyError, match="text space"):
+        teacher.vocabulary(fake_model().vocabulary(["red"]))
 
 
 def test_options_are_read_by_their_types() -> None:

@@ -56,6 +56,7 @@ PATTERNS: dict[str, str] = {
     r"python -m tools\.site": "tests/tools/site",
     r"python -m tools\.dense_names": "tests/tools/test_dense_names.py",
     r"python -m tools\.label_maps": "tests/tools/test_label_maps.py",
+    r"python -m tools\.untaught_words": "tests/tools/test_untaught_words.py",
     r"python -m tools\.batch_pace": "tests/tools/test_batch_pace.py",
     r"python -m tools\.serve_picture": "not run: needs a browser; tests/server/test_page.py",
     r"python -m tools\.regraph": "tests/tools/test_regraph.py",

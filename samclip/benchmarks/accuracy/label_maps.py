@@ -31,7 +31,8 @@ PROTOCOL = (
     "IoU per class over all photos together, in pixels of the original photo, then averaged over "
     "the classes that occur in the truth.",
     "coarse: from the CLIP head's tokens, upscaled; refined: borders drawn by SAM's decoder; "
-    "denoised: without the names whose probability is below the number everywhere in the photo.",
+    "denoised: without the names whose probability is below the number everywhere in the photo, "
+    "and by tokens averaged where SAM's embedding is alike, as Scene.semantic does.",
     "one class everywhere: the best that an answer with a single class can get, found with the "
     "truth.",
     "Of a COCO folder the instances are painted, larger ones first; crowds are left out.",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Protocol
 
@@ -25,33 +26,50 @@ MASKS_AT_ONCE = 64  # bounds the masks that are held
 TOP1 = "name top-1"
 CALIBRATION = "calibration error of shares"
 ONE_PASS, ON_CROPS = "in one pass", "on crops"
+CALIBRATED = (
+    "calibration error: the mean gap between the share of the answer and how often such answers "
+    "are right, over 15 bins (Guo et al., arXiv 1706.04599)."
+)
 PROTOCOL = (
     "in one pass: the photo is encoded once; patch embeddings are averaged inside "
     "the object's true mask, weighted by area, and the name of the highest cosine is the answer. A "
     "bundle that names boxes takes the box around the true mask.",
     "on crops: the object's box, with its margin, is cut out and encoded by itself; the "
     "whole crop's embedding is compared with the names.",
-    "calibration error: the mean gap between the share of the answer and how often such answers "
-    "are right, over 15 bins (Guo et al., arXiv 1706.04599).",
+    CALIBRATED,
     "All names of the data set compete for every object. Crowds are left out. Areas are pixels of "
     "the object's mask in the original photo.",
     "Intervals: percentile bootstrap over photos, seeded, 95 %.",
 )
 TOPS = (1, 5)
+IMAGE_TOP = "image top-{}"
 IMAGES_PROTOCOL = (
     "Every photo is encoded once, whole; its embedding is compared with the names of all classes "
     "of the list, not only of those that have photos.",
+    CALIBRATED,
     "by classes: a classifier's own scores for the same classes, without names.",
     "Of equal scores the class that comes first in the list's order counts as higher.",
     "Intervals: percentile bootstrap over photos, seeded, 95 %.",
 )
 
 
+@dataclass(frozen=True, eq=False)
+class ImageNamer:
+    """An encoder of images, and K classes in its text space."""
+
+    encoder: ImageEncoder
+    vocabulary: Vocabulary
+
+    def cosines(self, images: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
+        """Compare N images, HWC uint8 RGB of any sizes, with the classes: NxK."""
+        return self.vocabulary.cosines(self.encoder.embed_images(images))
+
+
 def evaluate_names(
     candidate: Candidate,
     photos: Sequence[CocoPhoto],
     vocabulary: Vocabulary,
-    croppers: Mapping[str, ImageEncoder],
+    croppers: Mapping[str, ImageNamer],
     *,
     against: Mapping[str, Vocabulary] = MappingProxyType({}),
     margin: float = 0.0,
@@ -60,8 +78,9 @@ def evaluate_names(
 ) -> list[Row]:
     """Name every object from the one pass of `candidate`, and by each of `croppers` on its crop.
 
-    `vocabulary`: the data set's categories, in its order, in the text space of all of them;
-    `against`: the same categories asked for in other ways, of the one pass, by what rows call them.
+    `vocabulary`: the data set's categories, in its order, in the candidate's text space, as each of
+    `croppers` has them in its own; `against`: the same categories asked for in other ways, of the
+    one pass, by what rows call them.
     `margin`: of the crops, see `cut`. `apart`: the class that figures are also given without; it
     is ignored if there is none. Raises ImageError, InputError, EngineRunError.
     """
@@ -81,22 +100,24 @@ def evaluate_names(
                 scores.add(name, TOP1, answers == truth)
                 shares.setdefault(name, []).extend(sure)
         crops = [cut(image, found.box, margin) for found in photo.objects]
-        for name, encoder in croppers.items():
-            cosines = vocabulary.cosines(encoder.embed_images(crops))  # NxK
-            scores.add(name, TOP1, cosines.argmax(axis=1) == truth)
+        for name, cropper in croppers.items():
+            scores.add(name, TOP1, cropper.cosines(crops).argmax(axis=1) == truth)
     parts = of_objects(objects, vocabulary.names, apart)
-    return [*compare(scores, parts), *_calibrations(scores, shares, parts)]
+    return [*compare(scores, parts), *_calibrations(scores, TOP1, shares, parts)]
 
 
 def _calibrations(
-    scores: Scores, shares: Mapping[str, Sequence[float]], parts: Subsets
+    scores: Scores, top1: str, shares: Mapping[str, Sequence[float]], parts: Subsets
 ) -> Iterator[Row]:
-    """Yield how far the shares of each model's answers are from their accuracy, part by part."""
+    """Yield how far the shares of each model's answers are from their accuracy, part by part.
+
+    `top1`: the measure that says which answers are right.
+    """
     photos = np.asarray(scores.photos)
     for part, chosen in parts.items():
         for name, sure in shares.items():
             if chosen.any():
-                correct = np.asarray(scores.values[name, TOP1])[chosen]
+                correct = np.asarray(scores.values[name, top1])[chosen]
                 error = calibration_error(np.asarray(sure)[chosen], correct, photos[chosen])
                 yield make_row(name, CALIBRATION, part, error)
 
@@ -124,35 +145,40 @@ class Classifier(Protocol):
 
 def evaluate_images(
     photos: Sequence[ClassPhoto],
-    vocabulary: Vocabulary,
-    encoders: Mapping[str, ImageEncoder],
+    namers: Mapping[str, ImageNamer],
     classifiers: Mapping[str, Classifier],
     progress: Progress = SILENT,
     *,
     against: Mapping[str, Vocabulary] = MappingProxyType({}),
 ) -> list[Row]:
-    """Name photos by `encoders` through `vocabulary`, and by `classifiers` of the same K classes.
+    """Name photos by `namers`, and by `classifiers`, all of the same K classes.
 
-    The first of `encoders` is divided by each of the others, by the classifiers, and by its own
-    answers to `against`: the same classes asked for in other ways, by what rows call them. Raises
-    ImageError, InputError, EngineRunError.
+    The first of `namers` is divided by each of the others, by the classifiers, and by its own
+    answers to `against`: the same classes asked for in other ways, by what rows call them. The
+    calibration of its shares is measured, as users see them. Raises ImageError, InputError,
+    EngineRunError.
     """
-    first, *_ = encoders
+    first, *_ = namers
+    ways = {first: namers[first].vocabulary}
+    ways |= {f"{first} {label}": asked for label, asked in against.items()}
+    others = {name: namer for name, namer in namers.items() if name != first}
     scores = Scores()
+    shares: dict[str, list[float]] = {name: [] for name in ways}
     for number, photo in enumerate(track(progress, photos, "images")):
         image = load_image(photo.path)
         scores.photos.append(number)
-        embedded = {name: encoder.embed_images([image]) for name, encoder in encoders.items()}
-        answers = {name: vocabulary.cosines(embeds) for name, embeds in embedded.items()}
-        answers |= {
-            f"{first} {label}": asked.cosines(embedded[first]) for label, asked in against.items()
-        }
+        embedded = namers[first].encoder.embed_images([image])
+        answers = {name: asked.cosines(embedded) for name, asked in ways.items()}
+        for name, asked in ways.items():
+            shares[name].append(float(asked.probabilities(answers[name]).max()))
+        answers |= {name: other.cosines([image]) for name, other in others.items()}
         answers |= {name: other.score_images([image]) for name, other in classifiers.items()}
         for name, (row,) in answers.items():
             place = rank(row, photo.category)
             for top in TOPS:
-                scores.add(name, f"image top-{top}", [place < top])
-    return list(compare(scores, {PHOTOS: np.ones(len(photos), np.bool_)}))
+                scores.add(name, IMAGE_TOP.format(top), [place < top])
+    parts = {PHOTOS: np.ones(len(photos), np.bool_)}
+    return [*compare(scores, parts), *_calibrations(scores, IMAGE_TOP.format(1), shares, parts)]
 
 
 def rank(scores: NDArray[np.floating], truth: int) -> int:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from samclip.baselines import BundleEncoder, ImageEncoder
+from samclip.baselines import BundleEncoder
 from samclip.benchmarks.accuracy import detections as detected
 from samclip.benchmarks.accuracy import instances as known
 from samclip.benchmarks.accuracy.names import (
@@ -15,10 +15,16 @@ from samclip.benchmarks.accuracy.names import (
     ON_CROPS,
     PROTOCOL,
     Classifier,
+    ImageNamer,
     evaluate_images,
     evaluate_names,
 )
-from samclip.benchmarks.class_names import class_vocabulary, other_vocabularies, read_synonyms
+from samclip.benchmarks.class_names import (
+    ask_alike,
+    class_vocabulary,
+    other_vocabularies,
+    read_synonyms,
+)
 from samclip.benchmarks.cli import options
 from samclip.benchmarks.cli.harness import benchmark
 from samclip.benchmarks.cli.session import Outcome, Session
@@ -87,7 +93,7 @@ def images(
     teacher: options.TeacherChoice,
     run: options.ModelOptions,
 ) -> Outcome:
-    """Measure top-1 and top-5 of whole photos over all class names.
+    """Measure top-1 and top-5 of whole photos over all class names, and the shares' calibration.
 
     With --teacher also the teacher's, through names as the bundle, and its classifier's own where
     the classes are ImageNet's thousand. With --against-templates also with other sentences.
@@ -100,18 +106,16 @@ def images(
     photos = spread(chosen.photos, run.limit)
     candidate = session.open(run.variant(bundle), "measured", names=True)
     vocabulary = class_vocabulary(candidate.model, whole.names, {}, templates)
-    encoders: dict[str, ImageEncoder] = {candidate.name: BundleEncoder(candidate.model)}
+    namers = {candidate.name: ImageNamer(BundleEncoder(candidate.model), vocabulary)}
     classifiers: dict[str, Classifier] = {}
     if teacher.teacher is not None:
         name, found = session.open_teacher(teacher)
-        found.check_space(candidate.model)
-        encoders[f"{name} by names"] = found
+        asked = ask_alike(found, whole.names, {}, vocabulary)
+        namers[f"{name} by names"] = ImageNamer(found, asked)
         if whole.keys == tuple(entry.wnid for entry in imagenet_classes()):
             classifiers[f"{name} by classes"] = found
     against = other_vocabularies(candidate.model, whole.names, {}, against_templates)
-    rows = evaluate_images(
-        photos, vocabulary, encoders, classifiers, session.progress, against=against
-    )
+    rows = evaluate_images(photos, namers, classifiers, session.progress, against=against)
     data = Data.of(folder, "ImageNet", photos, whole.photos, whole.listing.counts)
     return Outcome(data, IMAGES_PROTOCOL, rows)
 
@@ -233,15 +237,16 @@ def names(
     candidate = session.open(run.variant(bundle), "measured", names=True)
     texts = read_synonyms(synonyms)
     vocabulary = class_vocabulary(candidate.model, coco.names, texts, templates)
-    croppers: dict[str, ImageEncoder] = {}
+    croppers: dict[str, ImageNamer] = {}
     if crops and candidate.model.manifest.clip_head is None:
         say(err, NO_CROPS.format(name=candidate.name))
     elif crops:
-        croppers[f"{candidate.name} {ON_CROPS}"] = BundleEncoder(candidate.model)
+        own = ImageNamer(BundleEncoder(candidate.model), vocabulary)
+        croppers[f"{candidate.name} {ON_CROPS}"] = own
     if teacher.teacher is not None:
         name, encoder = session.open_teacher(teacher)
-        encoder.check_space(candidate.model)
-        croppers[f"{name} {ON_CROPS}"] = encoder
+        asked = ask_alike(encoder, coco.names, texts, vocabulary)
+        croppers[f"{name} {ON_CROPS}"] = ImageNamer(encoder, asked)
     rows = evaluate_names(
         candidate,
         photos,

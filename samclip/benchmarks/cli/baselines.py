@@ -17,7 +17,13 @@ from samclip.benchmarks.accuracy.named_masks import (
     comparison_tables,
     evaluate_baselines,
 )
-from samclip.benchmarks.class_names import Texts, class_vocabulary, read_novel, read_synonyms
+from samclip.benchmarks.class_names import (
+    Texts,
+    TextSpace,
+    class_vocabulary,
+    read_novel,
+    read_synonyms,
+)
 from samclip.benchmarks.cli import options
 from samclip.benchmarks.cli.harness import benchmark
 from samclip.benchmarks.cli.session import Outcome, Session
@@ -27,7 +33,6 @@ from samclip.benchmarks.records import Data
 from samclip.benchmarks.roofline.counted import Counted, GraphWorks, Meter
 from samclip.cli import options as shared
 from samclip.errors import InputError
-from samclip.runtime.model import Model
 from samclip.runtime.scene import Templates
 from samclip.runtime.text.names import mark_seen
 from samclip.runtime.text.vocabulary import Vocabulary
@@ -67,13 +72,13 @@ class NameEncoder(ImageEncoder, DenseEncoder, Protocol):
 
 
 class _Second(NamedTuple):
-    """The second model of the baselines, and the bundle whose text space it shares.
+    """The second model of the baselines, and what embeds names in its text space.
 
     `counted`: its graphs; None in torch.
     """
 
     encoder: NameEncoder
-    text: Model
+    text: TextSpace
     counted: Counted | None
 
 
@@ -86,8 +91,8 @@ class _Classes:
     templates: Templates
     novel: frozenset[int] | None
 
-    def embed(self, model: Model) -> Vocabulary:
-        """Put them into a model's text space, the base ones marked as seen."""
+    def embed(self, model: TextSpace) -> Vocabulary:
+        """Put them into the text space of a model or a teacher, the base ones marked as seen."""
         found = class_vocabulary(model, self.names, self.synonyms, self.templates)
         if self.novel is None:
             return found
@@ -130,12 +135,12 @@ def baselines(
     for name in beside or ():
         alone.append(session.open_counted(run.variant(name), "beside", names=True))
     masks = session.open_counted(run.variant(sam), "masks of baselines")
-    second = _open_second(session, alone[0], clip, teacher, run)
+    second = _open_second(session, clip, teacher, run)
     works = GraphWorks()
-    namers = {
-        one.name: MaskNamer(one.model, classes.embed(one.model), Meter([one], works))
-        for one in alone
-    }
+    asked = {one.name: classes.embed(one.model) for one in alone}
+    namers = {one.name: MaskNamer(one.model, asked[one.name], Meter([one], works)) for one in alone}
+    if teacher.teacher is not None:  # a bundle brings its templates
+        classes = replace(classes, templates=asked[alone[0].name].templates or None)
     namers |= _in_a_row(masks, second, classes.embed(second.text), margin, works)
     task = PromptTask(coco.names, kinds, without, apart)
     rows = evaluate_baselines(namers, photos, task, session.progress)
@@ -164,7 +169,6 @@ def _in_a_row(
 
 def _open_second(
     session: Session,
-    first: Counted,
     clip: str | None,
     teacher: options.TeacherChoice,
     run: options.ModelOptions,
@@ -177,5 +181,4 @@ def _open_second(
         counted = session.open_counted(run.variant(clip), "names of baselines")
         return _Second(BundleEncoder(counted.model), counted.model, counted)
     _, encoder = session.open_teacher(teacher)
-    encoder.check_space(first.model)
-    return _Second(encoder, first.model, None)
+    return _Second(encoder, encoder, None)

@@ -24,7 +24,7 @@ happens to a class in several places. The choices here:
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 
 import cv2
@@ -32,7 +32,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from samclip.errors import InputWarning, VocabularyError, brief, warn_caller
-from samclip.runtime.features import Features
+from samclip.runtime.features import ClipFeatures, Features
 from samclip.runtime.photo import Photo
 from samclip.runtime.pixels.image import Letterbox
 from samclip.runtime.pixels.prompts import Prompt
@@ -49,6 +49,9 @@ MIN_IOU = 0.7
 COARSE_LOGIT = 2.0
 MAX_LOG_ODDS = 10.0
 DROPPED = np.float32(-2)  # below every cosine
+# Chosen on photos of COCO that samclip-tiny was not trained on: docs/models/samclip-tiny.md.
+SIMILARITY = 0.2  # of SAM's embeddings, 1 less the cosine, at which a token counts 1/e
+DISTANCE = 3.0  # tokens: the standard deviation of a Gaussian
 _NEIGHBOURS = np.ones((3, 3), np.uint8)
 
 
@@ -67,7 +70,8 @@ def semantic(
     probability is below this number in [0, 1] get label -1; None labels all. The papers treat the
     background differently for each data set; a threshold is this package's choice. `denoise`: names
     whose probability is below this number in [0, 1] everywhere are left out, see
-    `CoarseMap.denoise`; None leaves out none. Raises VocabularyError for a number out of range,
+    `CoarseMap.denoise`, and the others are compared with averages over tokens that are alike, see
+    `average_alike`; None does neither. Raises VocabularyError for a number out of range,
     CapabilityError, ClosedError, EngineRunError.
     """
     for what, value in (("background", background), ("denoise", denoise)):
@@ -83,6 +87,7 @@ def semantic(
     coarse = CoarseMap(features, vocabulary)
     if denoise is not None:
         coarse.denoise(denoise)
+        coarse = coarse.averaged(features, vocabulary)
     labels = coarse.argmax()
     if refine:
         labels = refine_labels(features, coarse, labels)
@@ -107,8 +112,11 @@ class CoarseMap:
     the image's size whatever K is.
     """
 
-    def __init__(self, features: Features, vocabulary: Vocabulary) -> None:
-        clip = features.clip()
+    def __init__(
+        self, features: Features, vocabulary: Vocabulary, clip: ClipFeatures | None = None
+    ) -> None:
+        """Compare the tokens of `clip` with the names; None stands for those of `features`."""
+        clip = features.clip() if clip is None else clip
         dim, *grid = clip.patch_embeds.shape
         tokens = unit_rows(clip.patch_embeds.reshape(dim, -1).T)  # Dxhxw -> hwxD
         cosines = vocabulary.best_synonyms(vocabulary.embeddings @ tokens.T, axis=0)  # Kxhw
@@ -133,6 +141,19 @@ class CoarseMap:
         highest = np.array([self.probabilities(i).max() for i in range(len(self.cosines))])
         if (highest >= least).any():
             self.cosines[highest < least] = DROPPED
+
+    def averaged(self, features: Features, vocabulary: Vocabulary) -> CoarseMap:
+        """Return the map of tokens averaged by `average_alike`, without the names left out here.
+
+        Itself for a bundle whose tokens are averaged by a graph, or come from a separate CLIP.
+        """
+        clip = features.clip()
+        if features.names_apart or clip.letterbox != features.letterbox:
+            return self
+        averaged = average_alike(clip, features.image_embeddings()[0])
+        found = CoarseMap(features, vocabulary, averaged)
+        found.cosines[(self.cosines == DROPPED).all(axis=(1, 2))] = DROPPED
+        return found
 
     def probabilities(self, index: int) -> NDArray[np.float32]:
         """Return hxw: the softmax probability of one name at each token, among all names."""
@@ -203,6 +224,38 @@ class CoarseMap:
             for index, one in enumerate(self.cosines)
             if (cv2.dilate(one, _NEIGHBOURS) >= floor).any()
         ]
+
+
+def average_alike(clip: ClipFeatures, embedding: NDArray[np.float32]) -> ClipFeatures:
+    """Average every token with those near it at which SAM's embedding is alike.
+
+    `embedding`: SAM's of the image, CxHxW, of which blocks of equal size lie on each of h x w
+    tokens. With f the unit vectors of the blocks' means, from which the image's mean is subtracted,
+    token i is the mean of all tokens j of the image with the weights
+
+        exp((f_i . f_j - 1) / SIMILARITY - |i - j|^2 / (2 DISTANCE^2))
+
+    where |i - j| is the distance in tokens. So names follow what SAM holds for one thing. Memory: a
+    row of tokens against all.
+    """
+    dim, height, width = clip.patch_embeds.shape
+    channels, *sides = embedding.shape
+    blocks = embedding.reshape(channels, height, sides[0] // height, width, sides[1] // width)
+    inside = clip.token_mask.reshape(-1) > 0
+    means = blocks.mean(axis=(2, 4)).reshape(channels, -1).T  # CxHxW -> hwxC
+    alike = unit_rows(means - means[inside].mean(axis=0))
+    tokens = clip.patch_embeds.reshape(dim, -1).T  # Dxhxw -> hwxD
+    rows, columns = np.divmod(np.arange(height * width), width)
+    averaged = np.empty_like(tokens)
+    for row in range(height):
+        here = slice(row * width, (row + 1) * width)
+        apart = (rows - row) ** 2 + (columns - np.arange(width)[:, None]) ** 2  # wxhw
+        power = (alike[here] @ alike.T - 1) / SIMILARITY - apart / (2 * DISTANCE**2)
+        weights = np.where(inside, np.exp(power), 0).astype(np.float32)
+        # Padding far from the image has no weights; its tokens are not read.
+        sums = np.maximum(weights.sum(axis=1, keepdims=True), np.finfo(np.float32).tiny)
+        averaged[here] = weights @ tokens / sums
+    return replace(clip, patch_embeds=averaged.T.reshape(dim, height, width))
 
 
 def refine_labels(

@@ -10,7 +10,7 @@ from made_data import NAMES, Made, rectangle, stripes, write_coco
 
 from samclip.baselines import BundleEncoder
 from samclip.benchmarks.accuracy import names
-from samclip.benchmarks.accuracy.names import evaluate_names
+from samclip.benchmarks.accuracy.names import ImageNamer, evaluate_names
 from samclip.benchmarks.data.coco import CocoPhoto, read_coco
 from samclip.benchmarks.records import Row
 from samclip.benchmarks.scores import Candidate
@@ -47,8 +47,8 @@ class Blue:
 
 def test_top1_by_hand(photos: tuple[CocoPhoto, ...]) -> None:
     model = fake_model()
-    croppers = {"crops": BundleEncoder(model), "blue": Blue()}
     asked = model.vocabulary(NAMES)
+    croppers = {"crops": ImageNamer(BundleEncoder(model), asked), "blue": ImageNamer(Blue(), asked)}
     swapped = replace(asked, embeddings=asked.embeddings[[1, 0, 2]])  # red is called green
     against = {"with templates none": swapped}
     rows = evaluate_names(
@@ -86,7 +86,9 @@ def test_a_margin_shows_the_surroundings(photos: tuple[CocoPhoto, ...]) -> None:
             return super().embed_images(images)
 
     model = fake_model()
-    arguments = (Candidate("fake", model), photos, model.vocabulary(NAMES), {"sizes": Sizes()})
+    asked = model.vocabulary(NAMES)
+    croppers = {"sizes": ImageNamer(Sizes(), asked)}
+    arguments = (Candidate("fake", model), photos, asked, croppers)
     evaluate_names(*arguments, margin=0.5)
     assert seen == [(96, 96, 3), (256, 128, 3), (85, 81, 3), (48, 32, 3)]
     with pytest.raises(InputError, match="margin"):

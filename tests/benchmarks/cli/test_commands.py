@@ -143,6 +143,33 @@ def test_images(bench: Bench, report: Path, loads: list, tmp_path: Path) -> None
     assert read(report)["data"]["photos_there"] == 3
 
 
+def test_a_teacher_names_in_its_own_text_space(
+    bench: Bench,
+    report: Path,
+    loads: list,
+    coco: Path,
+    tmp_path: Path,
+    recogniser_checkpoint: Path,
+    text_checkpoint: Path,
+) -> None:
+    """As for samclip-tiny, whose space has the taught names, and the teacher's has not."""
+    for name, colour in (("n00000001_red", 0), ("n00000002_green", 1)):
+        save(stripes(colour), tmp_path / "photos" / f"{name}.png")
+    given = (f"classifier={recogniser_checkpoint}", f"text={text_checkpoint}", "dense_size=64")
+    options = [word for option in given for word in ("--teacher-option", option)]
+    teacher = ("-b", "x", "--teacher", "conse", *options, "--json", report)
+    for command, folder, first, other in (
+        ("images", tmp_path / "photos", "fake", "conse by names"),
+        ("names", coco, "fake in one pass", "conse on crops"),
+        ("baselines", coco, "fake", "crop-image"),
+    ):
+        more = ("--sam", "x") if command == "baselines" else ()
+        result = bench("accuracy", command, folder, *teacher, *more)
+        assert result.exit_code == 0, result.stderr
+        found = {model for model, _, _ in figures(report)}
+        assert {first, other, f"{first} / {other}"} <= found, found
+
+
 def test_semantic(bench: Bench, report: Path, loads: list, tmp_path: Path) -> None:
     truth = np.zeros((256, 256), np.uint8)
     truth[:, 128:] = 2

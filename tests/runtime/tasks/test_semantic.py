@@ -17,12 +17,14 @@ from samclip.runtime.pixels.image import Letterbox
 from samclip.runtime.tasks import semantic as semantic_module
 from samclip.runtime.tasks.semantic import (
     COARSE_LOGIT,
+    DROPPED,
     MAX_POINTS,
     MIN_IOU,
     CoarseMap,
     Region,
     _choose_points,
     _find_regions,
+    average_alike,
     refine_labels,
 )
 from samclip.runtime.text.vocabulary import Vocabulary, unit_rows
@@ -141,6 +143,55 @@ def test_denoising_leaves_out_names_that_are_nowhere_likely(dropped: int) -> Non
     np.testing.assert_array_equal(coarse.argmax(), full.argmax(0))
     everywhere = np.ones((GRID, GRID), np.float32)
     assert not gone[coarse.best_inside(everywhere)]
+
+
+def test_tokens_are_averaged_where_sam_s_embedding_is_alike() -> None:
+    rng = np.random.default_rng(7)
+    clip = StillFeatures(rng, (70, 256)).clip()  # 5 of 16 rows are of the image
+    embedding = rng.normal(size=(5, 2 * GRID, 2 * GRID)) + rng.normal(size=(5, 1, 1))
+    found = average_alike(clip, embedding.astype(np.float32))
+    inside = [(y, x) for y in range(GRID) for x in range(GRID) if clip.token_mask[y, x]]
+    means = {
+        (y, x): embedding[:, 2 * y : 2 * y + 2, 2 * x : 2 * x + 2].mean((1, 2)) for y, x in inside
+    }
+    centre = np.mean(list(means.values()), axis=0)
+    units = {
+        place: (mean - centre) / np.linalg.norm(mean - centre) for place, mean in means.items()
+    }
+    for y, x in inside[::7]:
+        weights = {
+            (v, u): np.exp(
+                (units[y, x] @ units[v, u] - 1) / 0.2 - ((y - v) ** 2 + (x - u) ** 2) / (2 * 3.0**2)
+            )
+            for v, u in inside
+        }
+        total = sum(weight * clip.patch_embeds[:, v, u] for (v, u), weight in weights.items())
+        expected = total / sum(weights.values())
+        # FP32 against float64
+        np.testing.assert_allclose(found.patch_embeds[:, y, x], expected, atol=1e-5)
+    assert np.isfinite(found.patch_embeds).all()
+    assert found.token_mask is clip.token_mask
+
+
+@pytest.mark.parametrize("apart", [False, True])
+def test_denoising_averages_tokens_that_no_graph_averaged(
+    apart: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scene = fake_model().encode(flag())
+    monkeypatch.setattr(type(scene._features), "names_apart", property(lambda _: apart))
+    features, names = scene._features, fake_model().vocabulary(ALL)
+    coarse = CoarseMap(features, names)
+    coarse.cosines[2] = DROPPED
+    found = coarse.averaged(features, names)
+    if apart:
+        assert found is coarse
+        return
+    averaged = average_alike(features.clip(), features.image_embeddings()[0])
+    expected = CoarseMap(features, names, averaged)
+    np.testing.assert_array_equal(found.cosines[:2], expected.cosines[:2])
+    assert (found.cosines[2] == DROPPED).all()
+    assert np.abs(found.cosines[:2] - coarse.cosines[:2]).max() > 0.01
+    np.testing.assert_array_equal(found.probabilities(0), expected.probabilities(0))
 
 
 def test_denoising_by_the_scene() -> None:
