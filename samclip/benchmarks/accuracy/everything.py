@@ -52,7 +52,7 @@ class Search:
 
 def searches(points: int, coarser: Sequence[int] = ()) -> tuple[Search, ...]:
     """Return the adaptive search of a grid, then the whole grid, then `coarser` ones."""
-    sides = (points, *coarser)
+    sides = dict.fromkeys((points, *coarser))
     grids = [Search(f"{side} x {side} points", {"points_per_side": side}) for side in sides]
     return (Search("adaptive", {"points_per_side": points, "adaptive": True}), *grids)
 

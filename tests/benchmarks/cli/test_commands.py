@@ -100,7 +100,7 @@ def test_limit_takes_some_of_the_photos(
 
 
 def test_everything(bench: Bench, coco: Path, report: Path, loads: list) -> None:
-    grids = ("--points-per-side", "4", "--coarser", "3", "--coarser", "2")
+    grids = ("--points-per-side", "4", "--coarser", "3", "--coarser", "2", "--coarser", "4")
     result = bench(
         "accuracy", "everything", coco, "-b", "x", *grids, "--limit", 2, "--json", report
     )
