@@ -58,10 +58,14 @@ def by_size(objects: Sequence[CocoObject]) -> Subsets:
 
     By the pixels of their masks: small to 32x32, medium to 96x96, large above.
     """
-    areas = np.asarray([found.area for found in objects])
+    return {**of_objects(objects), **by_area(np.asarray([found.area for found in objects]))}
+
+
+def by_area(areas: NDArray[np.integer]) -> Subsets:
+    """Return which of N masks of so many pixels are of each of COCO's sizes, N bool each."""
     is_large = areas > LARGER_AREA
-    sizes = {SMALL: areas <= LARGE_AREA, MEDIUM: (areas > LARGE_AREA) & ~is_large}
-    return {**of_objects(objects), **sizes, LARGEST: is_large}
+    is_small = areas <= LARGE_AREA
+    return {SMALL: is_small, MEDIUM: ~is_small & ~is_large, LARGEST: is_large}
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from samclip.cli.exits import heed_stops, report_errors
 from samclip.cli.given_paths import parse_path
 from samclip.cli.tasks import (
     FLOOR,
+    Adaptive,
     Background,
     Denoise,
     IouThreshold,
@@ -192,6 +193,7 @@ def batch(
     boxes: options.Boxes = None,
     separate: options.Separate = False,
     points_per_side: PointsPerSide = 32,
+    adaptive: Adaptive = False,
     pred_iou_thresh: IouThreshold = 0.88,
     stability_score_thresh: StabilityThreshold = 0.95,
     min_mask_region_area: MinArea = 0,
@@ -244,6 +246,7 @@ def batch(
         if "everything" in tasks:
             task_options["everything"] = {
                 "points_per_side": points_per_side,
+                **({"adaptive": True} if adaptive else {}),
                 "pred_iou_thresh": pred_iou_thresh,
                 "stability_score_thresh": stability_score_thresh,
                 "min_mask_region_area": min_mask_region_area,

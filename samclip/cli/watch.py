@@ -71,6 +71,7 @@ def watch(
     budget_ms: stream.BudgetMs = None,
     smaller: stream.Smaller = None,
     points_per_side: stream.PointsPerSide = None,
+    adaptive: stream.Adaptive = False,
     wait: stream.Wait = 10.0,
     reconnect: stream.Reconnect = 60.0,
     bundle: options.Bundle = None,
@@ -95,6 +96,8 @@ def watch(
             given |= {"points": prompts.points, "labels": prompts.labels, "boxes": prompts.boxes}
         if points_per_side is not None:
             given["points_per_side"] = points_per_side
+        if adaptive:
+            given["adaptive"] = True
         place = None if output is None else check_output(output)
         data_set = read_save(save, save_to)
         if data_set is not None:

@@ -111,6 +111,14 @@ PointsPerSide = Annotated[
         help="Without --box and --point: try a grid of N by N points in each frame.",
     ),
 ]
+Adaptive = Annotated[
+    bool,
+    typer.Option(
+        "--adaptive",
+        rich_help_panel=_STREAM,
+        help="Try a quarter of that grid first, then only points that few masks cover.",
+    ),
+]
 Wait = Annotated[
     float,
     typer.Option(

@@ -198,14 +198,14 @@ class Features:
         return batch_prompts(prompts, letterbox, self.mask_size, limit)
 
     def decode_all(
-        self, prompts: Sequence[Prompt], limit: int = MAX_PROMPTS
+        self, prompts: Sequence[Prompt], limit: int = MAX_PROMPTS, of: int | None = None
     ) -> Iterator[tuple[PromptBatch, NDArray[np.float32], NDArray[np.float32]]]:
         """Decode prompts in runs of `limit` at most; yield each batch with what `decode` returns.
 
         Many prompts on a CPU are decoded in several threads, where that is faster, and come in
-        their order all the same.
+        their order all the same. `of`: how many may come in all, where these are a part of them.
         """
-        streams = self._pool.streams_for(len(prompts))
+        streams = self._pool.streams_for(of or len(prompts))
         batches = self._batches(prompts, limit, self.letterbox, streams)
         if streams == 1:
             for batch in batches:

@@ -112,5 +112,5 @@ class SamAutomaticMaskGenerator:
     def _options(self) -> dict[str, Any]:
         """Collect the attributes that are options as well, without the points."""
         names = {option.name for option in fields(AutoMaskOptions)}
-        names -= {"points_per_side", "point_grids"}
+        names -= {"points_per_side", "point_grids", "adaptive"}
         return {name: getattr(self, name) for name in names}

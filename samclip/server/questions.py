@@ -166,7 +166,7 @@ class Semantic(Vocabulary, frozen=True, kw_only=True):
 
 
 class Everything(Vocabulary, frozen=True, kw_only=True):
-    """Masks of everything, with the options of segment-anything's generator."""
+    """Masks of everything, with the options of segment-anything's generator, and `adaptive`."""
 
     points_per_side: int = 32
     points_per_batch: int = 64
@@ -179,6 +179,9 @@ class Everything(Vocabulary, frozen=True, kw_only=True):
     crop_overlap_ratio: float = 512 / 1500
     crop_n_points_downscale_factor: int = 1
     min_mask_region_area: float = 0
+    adaptive: Annotated[
+        bool, about("a quarter of the grid first, then only points that few masks cover")
+    ] = False
     name_by: Annotated[NameBy | None, about("how a bundle with two towers names masks")] = None
 
     def options(self) -> dict[str, Any]:

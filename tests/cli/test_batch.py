@@ -95,7 +95,8 @@ def test_saved_names_go_before_others_and_are_part_of_the_job(
 
 def test_every_task_takes_its_options(folder: Path, run: Run) -> None:
     shared = ("batch", "photos", "--backend", "onnxruntime", "--names", "a cup,a cat,a dog")
-    masks = run(*shared, "-t", "everything,semantic", "--points-per-side", "2", "--to", "a")
+    grid = ("--points-per-side", "2", "--adaptive")
+    masks = run(*shared, "-t", "everything,semantic", *grid, "--to", "a")
     assert masks.exit_code == 0, masks.stderr
     row = rows("a")["red.png"]
     assert 0 < len(row["masks"]) <= 4

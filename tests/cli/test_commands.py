@@ -132,10 +132,11 @@ def test_prompts_reach_the_scene(model: FakeModel, run: Run, image: Path) -> Non
 
 def test_options_of_everything_reach_the_scene(model: FakeModel, run: Run, image: Path) -> None:
     options = ["--points-per-side", "8", "--pred-iou-thresh", "0.5", "--min-mask-region-area", "10"]
+    options.append("--adaptive")
     assert run("everything", image, *options).exit_code == 0
     asked = model.calls[0][1]
     assert (asked["points_per_side"], asked["pred_iou_thresh"]) == (8, 0.5)
-    assert asked["min_mask_region_area"] == 10
+    assert (asked["min_mask_region_area"], asked["adaptive"]) == (10, True)
 
 
 def test_names_come_from_a_file_too(model: FakeModel, run: Run, image: Path) -> None:

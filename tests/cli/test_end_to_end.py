@@ -68,8 +68,9 @@ def test_semantic_regions_tile_the_image(run: Run, photo_path: Path) -> None:
     assert (covered == 1).all()
 
 
-def test_everything_finds_the_cup_too(run: Run, photo_path: Path) -> None:
-    result = run("everything", photo_path, "--points-per-side", "6", "--json")
+@pytest.mark.parametrize("search", [[], ["--adaptive"]])
+def test_everything_finds_the_cup_too(run: Run, photo_path: Path, search: list[str]) -> None:
+    result = run("everything", photo_path, "--points-per-side", "6", *search, "--json")
     assert result.exit_code == 0, result.stderr
     masks = [decode(mask["segmentation"]) for mask in json.loads(result.stdout)["masks"]]
     assert masks

@@ -86,8 +86,9 @@ def test_prompts_without_masks_have_graphs_of_their_own(
     np.testing.assert_allclose(clicked.low_res_logits, expected.low_res_logits, atol=1e-4 * largest)
 
 
+@pytest.mark.parametrize("adaptive", [False, True])  # in two passes, as if in one
 def test_many_prompts_are_decoded_in_two_streams(
-    lite2_bundle: Path, monkeypatch: pytest.MonkeyPatch
+    adaptive: bool, lite2_bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(engine_pool, "usable_cores", lambda: 2)
     monkeypatch.setattr(engine_pool, "RUNS_IN_STREAMS", 16)
@@ -95,6 +96,7 @@ def test_many_prompts_are_decoded_in_two_streams(
         "points_per_side": 4,
         "pred_iou_thresh": 0,
         "stability_score_thresh": 0,
+        "adaptive": adaptive,
     }
     with samclip.load(lite2_bundle, "onnxruntime") as model:
         scene = model.encode(flag())

@@ -1,4 +1,4 @@
-"""Commands `samclip-bench accuracy images`, `instances` and `names`: names and masks judged."""
+"""Commands `samclip-bench accuracy images`, `instances`, `everything` and `names`."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import typer
 
 from samclip.baselines import BundleEncoder
 from samclip.benchmarks.accuracy import detections as detected
+from samclip.benchmarks.accuracy import everything as searched
 from samclip.benchmarks.accuracy import instances as known
 from samclip.benchmarks.accuracy.names import (
     IMAGES_PROTOCOL,
@@ -185,6 +186,56 @@ def instances(
     left_out = {**coco.left_out, **detections.left_out}
     data = Data.of(coco.path, coco.layout, photos, every, left_out)
     return Outcome(data, detected.PROTOCOL, rows)
+
+
+EVERYTHING_EXAMPLES = """
+**Examples:**
+
+- `samclip-bench accuracy everything path/to/coco --bundle my-bundle`
+
+- `samclip-bench accuracy everything path/to/coco --points-per-side 32 --coarser 22 --limit 20`
+"""
+
+Points = Annotated[
+    int,
+    typer.Option("--points-per-side", min=2, metavar="N", help="The whole grid has N x N points."),
+]
+Coarser = Annotated[
+    list[int] | None,
+    typer.Option(
+        "--coarser",
+        min=1,
+        metavar="N",
+        show_default="none",
+        help="Also search a whole grid of N x N points. May be given several times.",
+    ),
+]
+
+
+@benchmark("accuracy everything")
+def everything(
+    session: Session,
+    *,
+    folder: options.CocoFolder,
+    bundle: shared.Bundle = None,
+    points_per_side: Points = 32,
+    coarser: Coarser = None,
+    annotations: options.Annotations = None,
+    run: options.ModelOptions,
+) -> Outcome:
+    """Measure what the adaptive search of everything finds, and its time, against the whole grid.
+
+    The share of labelled objects that have a mask, the share of the whole grid's masks that are
+    found again, the points that are tried, and the time: all on the same encoded photos, in turns.
+    """
+    coco = read_coco(folder, annotations)
+    photos = spread(coco.photos, run.limit)
+    candidate = session.open(run.variant(bundle), "measured")
+    rows = searched.evaluate_everything(
+        candidate, photos, points_per_side, coarser or (), session.progress
+    )
+    data = Data.of(coco.path, coco.layout, photos, coco.photos, coco.left_out)
+    return Outcome(data, searched.PROTOCOL, rows)
 
 
 NAMES_EXAMPLES = """

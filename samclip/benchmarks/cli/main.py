@@ -64,6 +64,7 @@ def samclip_bench(
 
 
 accuracy_app.command(epilog=accuracy.INSTANCES_EXAMPLES)(accuracy.instances)
+accuracy_app.command(epilog=accuracy.EVERYTHING_EXAMPLES)(accuracy.everything)
 accuracy_app.command(epilog=accuracy.NAMES_EXAMPLES)(accuracy.names)
 accuracy_app.command(epilog=accuracy.IMAGES_EXAMPLES)(accuracy.images)
 accuracy_app.command(epilog=examples.EXAMPLES)(examples.examples)

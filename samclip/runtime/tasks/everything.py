@@ -1,14 +1,16 @@
 """Segmentation of everything: a grid of points, filters and non-maximum suppression.
 
 The procedure is that of segment-anything's `SamAutomaticMaskGenerator`: given the same decoder
-outputs it keeps the same masks, in the same order. Memory grows by a bit for each pixel of the box
-around a mask that passes the filters, and by H * W / 8 bytes for each mask that is kept.
+outputs it keeps the same masks, in the same order. The option `adaptive`, which that lacks, leaves
+points out, see `CropSearch`. Memory grows by a bit for each pixel of the box around a mask that
+passes the filters, and by H * W / 8 bytes for each mask that is kept.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -34,6 +36,8 @@ from samclip.runtime.tasks.grid import AutoMaskOptions, Crop, generate_crops
 from samclip.runtime.tasks.segment import MULTI
 
 CHECKED_BYTES = 2**28  # of masks: as often as so many more are held, it is checked that more fit
+ENOUGH = 3  # other points whose masks cover a point: an adaptive search then leaves it out
+COVERED = "covered"  # what progress says of such a point
 Encode = Callable[[NDArray[np.uint8]], Features]
 # The fields of `Candidates` with one row per mask, in addition to `packed`.
 _ARRAYS = ("boxes", "ious", "stability", "points", "point_index", "crop_boxes")
@@ -101,7 +105,14 @@ def _make_result(found: Candidates, image: Photo) -> AutoMasks:
 
 
 class CropSearch:
-    """The search with a grid of points in one crop of an image of `size` (h, w)."""
+    """The search with a grid of points in one crop of an image of `size` (h, w).
+
+    An adaptive search tries every second row and column of the grid first, and then all other
+    points but those that masks of `ENOUGH` of the first points cover; masks that pass the filters
+    count. So the second pass is for regions that fewer points have found, because they are small
+    or their masks rarely pass, and for gaps between masks, as around an object on a table. Which
+    points are tried depends neither on batches nor on threads.
+    """
 
     def __init__(
         self, features: Features, crop: Crop, size: tuple[int, int], options: AutoMaskOptions
@@ -117,18 +128,44 @@ class CropSearch:
         """Return the masks that pass the filters, without duplicates, the best first.
 
         `first_index`: the index of the crop's first point among the points of all crops; `stage`:
-        gets a step for each point.
+        gets a step for each point, with the text `COVERED` for one that is left out.
         """
-        prompts = [Prompt(point[None], np.ones(1)) for point in self.points]
+        passed: list[Passed] = []
+        for rows in self._options.passes(self._crop.layer):
+            is_open = self._count_covers(passed)[rows] < ENOUGH
+            for _ in rows[~is_open]:
+                stage.advance(COVERED)
+            passed += self._try(rows[is_open], stage)
+        passed.sort(key=lambda one: one.row)  # as if all had been tried in the grid's order
+        return self._keep_best(passed, first_index)
+
+    def _count_covers(self, passed: Sequence[Passed]) -> NDArray[np.int64]:
+        """Count for each of the crop's M points the tried points of which a mask covers it: M."""
+        height, width = self._features.letterbox.original_size
+        columns, rows = np.minimum(self.points.astype(np.int64), (width - 1, height - 1)).T
+        covers = np.zeros(len(self.points), np.int64)
+        for _, masks in groupby(passed, key=lambda one: one.row):
+            covered = np.zeros(len(self.points), np.bool_)
+            for one in masks:
+                x0, y0, x1, y1 = one.extent
+                is_near = (x0 <= columns) & (columns <= x1) & (y0 <= rows) & (rows <= y1)
+                near = np.flatnonzero(is_near)
+                covered[near] |= one.inside()[rows[near] - y0, columns[near] - x0]
+            covers += covered
+        return covers
+
+    def _try(self, rows: NDArray[np.intp], stage: ProgressStage) -> list[Passed]:
+        """Return the masks of the points with these indices that pass the filters."""
+        prompts = [Prompt(self.points[row][None], np.ones(1)) for row in rows]
         limit = self._options.points_per_batch
         threshold = self._options.pred_iou_thresh
         passed: list[Passed] = []
         held = 0
-        for batch, iou, low_res in self._features.decode_all(prompts, limit):
+        for batch, iou, low_res in self._features.decode_all(prompts, limit, len(self.points)):
             offered = iou[:, list(MULTI)]  # Bx3
             good = offered > threshold if threshold > 0 else np.ones(offered.shape, np.bool_)
             for place, output in np.argwhere(good):
-                row, token = int(batch.rows[place]), MULTI[output]
+                row, token = int(rows[batch.rows[place]]), MULTI[output]
                 one = self._examine(low_res[place, token], iou[place, token], row)
                 if one is None:
                     continue
@@ -139,7 +176,7 @@ class CropSearch:
                     held = 0
             for _ in batch.rows:
                 stage.advance()
-        return self._keep_best(passed, first_index)
+        return passed
 
     def _examine(self, low_res: NDArray[np.float32], iou: np.float32, row: int) -> Passed | None:
         """Return the mask of one output if it passes the filters."""
@@ -185,10 +222,7 @@ class CropSearch:
         for row, one in enumerate(kept):
             placed = np.zeros(self._size, np.bool_)
             x0, y0, x1, y1 = one.extent
-            height, length = y1 + 1 - y0, x1 + 1 - x0
-            inside = np.unpackbits(one.bits, count=height * length).view(np.bool_)
-            window = placed[top + y0 : top + y0 + height, left + x0 : left + x0 + length]
-            window[:] = inside.reshape(height, length)
+            placed[top + y0 : top + y1 + 1, left + x0 : left + x1 + 1] = one.inside()
             packed.bits[row] = np.packbits(placed)
         return packed
 
@@ -206,6 +240,13 @@ class Passed:
     iou: float
     stability: float
     row: int
+
+    def inside(self) -> NDArray[np.bool_]:
+        """Unpack the part of the mask in its extent: hxw."""
+        x0, y0, x1, y1 = self.extent
+        height, width = y1 + 1 - y0, x1 + 1 - x0
+        flat = np.unpackbits(self.bits, count=height * width)
+        return flat.view(np.bool_).reshape(height, width)
 
 
 @dataclass(frozen=True, eq=False)

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from samclip.errors import PromptError, brief
-from samclip.runtime.pixels.arrays import as_array, as_number, as_whole
+from samclip.runtime.pixels.arrays import as_array, as_flag, as_number, as_whole
 
 MAX_POINTS_PER_SIDE = 512  # a quarter of a million prompts
 MAX_CROP_LAYERS = 4  # the fourth layer alone takes 256 encoder passes
@@ -39,7 +39,9 @@ class AutoMaskOptions:
     `crop_n_points_downscale_factor`: in layer i `points_per_side` is divided by its i-th power;
     `point_grids`: the points themselves, in place of `points_per_side`: for the image and for each
     layer of crops an array Mx2, (x, y) in [0, 1] of the crop's width and height;
-    `min_mask_region_area`: holes and islands of fewer pixels are removed.
+    `min_mask_region_area`: holes and islands of fewer pixels are removed;
+    `adaptive`: a quarter of the grid is tried first, and then only points that these leave open,
+    see `CropSearch`; not an option of segment-anything, and not for `point_grids`.
     """
 
     points_per_side: int | None = 32
@@ -54,6 +56,7 @@ class AutoMaskOptions:
     crop_n_points_downscale_factor: int = 1
     point_grids: Sequence[ArrayLike] | None = None
     min_mask_region_area: float = 0
+    adaptive: bool = False
 
     def __post_init__(self) -> None:
         if (self.points_per_side is None) == (self.point_grids is None):
@@ -64,7 +67,7 @@ class AutoMaskOptions:
             )
         for option in fields(self):
             name, value = option.name, getattr(self, option.name)
-            if name == "point_grids" or (name == "points_per_side" and value is None):
+            if name in {"point_grids", "adaptive"} or (name == "points_per_side" and value is None):
                 continue
             least = 1 if name in _AT_LEAST_ONE else 0
             check = as_whole if name in _WHOLE else as_number
@@ -80,6 +83,12 @@ class AutoMaskOptions:
             )
         if self.crop_overlap_ratio >= 1:
             raise PromptError(f"crop_overlap_ratio must be below 1; got {self.crop_overlap_ratio}.")
+        object.__setattr__(self, "adaptive", as_flag(self.adaptive, "adaptive"))
+        if self.adaptive and self.point_grids is not None:
+            raise PromptError(
+                "adaptive=True tries every second row and column of a grid first, and point_grids "
+                "may have neither. Give points_per_side, or leave adaptive out."
+            )
         if self.point_grids is not None:
             grids = _parse_grids(self.point_grids, self.crop_n_layers)
             object.__setattr__(self, "point_grids", grids)
@@ -90,6 +99,18 @@ class AutoMaskOptions:
             return np.asarray(self.point_grids[layer], np.float64)
         per_side = (self.points_per_side or 1) // self.crop_n_points_downscale_factor**layer
         return point_grid(max(1, per_side))
+
+    def passes(self, layer: int) -> tuple[NDArray[np.intp], ...]:
+        """Return the indices into `grid(layer)` that are tried together, one array after another.
+
+        All at once; with `adaptive` every second point of every second row, then the others.
+        """
+        points = len(self.grid(layer))
+        if not self.adaptive:
+            return (np.arange(points),)
+        row, column = np.divmod(np.arange(points), math.isqrt(points))
+        is_coarse = (row % 2 == 1) & (column % 2 == 1)
+        return np.flatnonzero(is_coarse), np.flatnonzero(~is_coarse)
 
 
 def _parse_grids(grids: Any, layers: int) -> tuple[NDArray[np.float64], ...]:

@@ -99,6 +99,20 @@ def test_limit_takes_some_of_the_photos(
     assert {row["photos"] for row in record["rows"]} == {2}
 
 
+def test_everything(bench: Bench, coco: Path, report: Path, loads: list) -> None:
+    grids = ("--points-per-side", "4", "--coarser", "3", "--coarser", "2", "--coarser", "4")
+    result = bench(
+        "accuracy", "everything", coco, "-b", "x", *grids, "--limit", 2, "--json", report
+    )
+    assert result.exit_code == 0, result.stderr
+    assert "points tried" in result.stdout
+    assert read(report)["data"]["photos"] == 2
+    models = {model for model, measure, _ in figures(report) if measure == "objects found"}
+    others = [f"{side} x {side} points" for side in (4, 3, 2)]
+    assert models == {"adaptive", *others, *(f"adaptive / {other}" for other in others)}
+    assert bench("accuracy", "everything", coco, "--points-per-side", "1").exit_code == 2
+
+
 def test_names(bench: Bench, coco: Path, report: Path, loads: list) -> None:
     arguments = ("accuracy", "names", coco, "-b", "x", "--without", "green", "--json", report)
     result = bench(*arguments)

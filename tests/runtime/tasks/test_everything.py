@@ -5,13 +5,14 @@ from typing import Any
 import numpy as np
 import pytest
 from fakes import IOUS, RADII, FakeBackend, fake_model, flag
+from recorded_progress import RecordedProgress
 
 from samclip.errors import EngineRunError, PromptError
 from samclip.progress import Silent
 from samclip.runtime.features import Features
 from samclip.runtime.model import Model
 from samclip.runtime.results.masks import AutoMasks
-from samclip.runtime.tasks.everything import CropSearch, segment_everything
+from samclip.runtime.tasks.everything import ENOUGH, CropSearch, segment_everything
 from samclip.runtime.tasks.grid import AutoMaskOptions
 
 LOOSE = {"pred_iou_thresh": 0.75, "stability_score_thresh": 0.5}
@@ -133,6 +134,59 @@ def test_progress_counts_the_points_of_all_crops(model: Model) -> None:
     assert progress.points == 5 * 16
 
 
+def tried_by(model: Model, image: Any, **options: Any) -> tuple[AutoMasks, list[str]]:
+    """Search adaptively; return what is found, and the text of each step of the progress."""
+    progress = RecordedProgress()
+    found = model.encode(image).everything(adaptive=True, progress=progress, **options)
+    (begin, *steps, _) = progress.events
+    assert begin == ("begin", "points", len(steps), 0)
+    return found, [step[1] for step in steps]
+
+
+def test_an_adaptive_search_of_uncovered_points_is_the_whole_grid(model: Model) -> None:
+    """Three points of a first pass must cover a point: in these there are none, and one."""
+    for options in ({"points_per_side": 1}, {"points_per_side": 3, "crop_n_layers": 1}):
+        found, steps = tried_by(model, flag(), **options, **LOOSE)
+        assert not any(steps)
+        whole = model.encode(flag()).everything(**options, **LOOSE)
+        for field in ("scores", "boxes", "points", "prompt_index", "crop_boxes", "masks"):
+            np.testing.assert_array_equal(getattr(found, field), getattr(whole, field))
+
+
+def test_an_adaptive_search_leaves_out_what_three_first_points_cover(model: Model) -> None:
+    side, size = 16, (256, 256)
+    image = np.zeros((*size, 3), np.uint8)
+    found, steps = tried_by(model, image, points_per_side=side, points_per_batch=5, **LOOSE)
+    places = (np.arange(side) + 0.5) * 256 / side
+    x, y = (each.ravel() for each in np.meshgrid(places, places))
+    first = np.zeros((side, side), bool)
+    first[1::2, 1::2] = True
+    first = first.ravel()
+    radius = max(radius for radius, iou in zip(RADII[1:], IOUS[1:], strict=True) if iou > 0.75)
+    distance = np.hypot(x[first, None] - x, y[first, None] - y)  # 64x256
+    covers = np.count_nonzero(distance < radius, axis=0)
+    sure = (np.abs(distance - radius) > 2).all(axis=0) & ~first  # logits lie 4 pixels apart
+    tried = np.count_nonzero(first) + np.count_nonzero(~first & (covers < ENOUGH))
+    unsure = np.count_nonzero(~sure & ~first)
+    assert 0 < steps.count("covered") < side * side * 3 // 4
+    assert abs(steps.count("") - tried) <= unsure
+    batches = backend_of(model).engines["mask_decoder"].batches
+    assert sum(batches) == steps.count("")
+    left_out = np.flatnonzero(sure & (covers >= ENOUGH))
+    assert len(left_out) and not set(found.prompt_index) & set(left_out)
+
+
+@pytest.mark.parametrize("crops", [0, 1])
+def test_an_adaptive_search_depends_on_no_batch(model: Model, crops: int) -> None:
+    image = np.random.default_rng(0).integers(0, 256, (150, 220, 3), np.uint8)
+    options = {"points_per_side": 9, "crop_n_layers": crops, **LOOSE}
+    one, steps = tried_by(model, image, **options, points_per_batch=1)
+    other, others = tried_by(model, image, **options, points_per_batch=16)
+    assert sorted(steps) == sorted(others) and "covered" in steps
+    for field in ("scores", "points", "prompt_index", "masks"):
+        np.testing.assert_array_equal(getattr(one, field), getattr(other, field))
+
+
 def test_small_islands_go(model: Model) -> None:
     image = np.zeros((128, 200, 3), np.uint8)
     found = model.encode(image).everything(
@@ -181,6 +235,7 @@ def test_names_for_everything(model: Model) -> None:
         {"points_per_side": None, "point_grids": [[(0.5, float("nan"))]]},
         {"points_per_side": None, "point_grids": [["ab"]]},
         {"points_per_side": None, "point_grids": 3},
+        {"points_per_side": None, "point_grids": [[(0.5, 0.5)]], "adaptive": True},
     ],
 )
 def test_options_out_of_range(option: dict[str, Any]) -> None:
