@@ -3,6 +3,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from layered_encoder import Features, encoder
 
@@ -87,6 +88,21 @@ def test_a_kept_node_is_not_listed_but_kept() -> None:
 def test_a_pattern_that_fits_nothing() -> None:
     with pytest.raises(ExportError, match=r"encoder:Sofmax fits no operator"):
         maker(encoder(), keep_fp32=("encoder:Sofmax",))
+
+
+def test_names_depend_on_the_layers_behind_what_their_graph_reads() -> None:
+    assert maker(encoder(two_outputs=True)).naming_layers("int8") == ()  # nothing names
+    head = GraphFiles("clip_head", msgspec.structs.replace(encoder().graph, variants=()), {})
+    (spec,) = head.graph.inputs
+    for read, expected in (("h", ("encoder/first",)), ("y", ("encoder/first", "encoder/second"))):
+        graph = msgspec.structs.replace(
+            head.graph, inputs=(msgspec.structs.replace(spec, name=read),)
+        )
+        files = [encoder(two_outputs=True), GraphFiles("clip_head", graph, {})]
+        both = VariantMaker(
+            files, {"encoder": Features()}, PrecisionOptions(), parse_keep(()), SILENT
+        )
+        assert both.naming_layers("int8") == expected
 
 
 @pytest.mark.parametrize("precision", ["int8", "int8_fp16"])
