@@ -6,7 +6,7 @@ fail a gate are made again with their worst layers in the wider type, until the 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -127,10 +127,12 @@ class _Reducer:
         sensitive = self.maker.sensitivity(precision)
         noisy = [f"{x.graph}/{x.layer}" for x in sorted(sensitive, key=_is_encoder_linear)]
         linear = {f"{x.graph}/{x.layer}" for x in sensitive if _is_encoder_linear(x)}
+        by_depth = self.maker.layers_by_depth(precision)
         search = _Search(self, precision, len(noisy))
-        if naming := self.maker.naming_layers(precision):
-            search.leave_out(_naming_first_to_last(noisy, naming, linear), _is_of_names)
-        found = search.leave_out([layer for layer in noisy if layer not in search.left_out])
+        if any(by_depth.values()):
+            search.leave_out(_order_for_names(noisy, by_depth, linear), _is_of_names)
+        order = _order_for_masks(noisy, by_depth, linear)
+        found = search.leave_out([layer for layer in order if layer not in search.left_out])
         return self._accept(found, sensitive[:MAX_SENSITIVE])
 
     def attempt(self, precision: ReducedPrecision, left_out: frozenset[str]) -> _Attempt:
@@ -234,19 +236,31 @@ def _outcome(attempt: _Attempt, layers: int) -> str:
     return f"{counted}, {'below the limit: ' + ', '.join(failed) if failed else 'gates hold'}"
 
 
-def _naming_first_to_last(
-    noisy: Sequence[str], naming: Sequence[str], linear: Container[str]
+def _order_for_names(
+    noisy: Sequence[str], by_depth: Mapping[str, bool], linear: Container[str]
 ) -> list[str]:
-    """Order the `naming` layers among the `noisy` ones as they are to be left out of INT8.
+    """Order the layers that names need as they are to be left out of INT8.
 
-    First those of the graphs that name, then the encoder's convolutions, from the input on: the
-    noise of an early one passes through all later ones, and a part that stays whole in INT8 needs
-    no conversions inside. Last, by their noise, the encoder's `linear` layers.
+    First those of the graphs that name, by their noise. Then the encoder's convolutions, from the
+    input on: the noise of an early one passes through all later ones. Last its `linear` layers.
     """
-    asked = [layer for layer in noisy if layer in set(naming)]
+    asked = [layer for layer in noisy if by_depth[layer]]
     heads = [layer for layer in asked if not layer.startswith("encoder/")]
-    convolutions = [x for x in naming if x in asked and x not in linear and x not in heads]
-    return [*heads, *convolutions, *(layer for layer in asked if layer in linear)]
+    ends = [*heads, *(layer for layer in asked if layer in linear)]
+    between = [layer for layer in by_depth if layer in asked and layer not in ends]
+    return [*heads, *between, *ends[len(heads) :]]
+
+
+def _order_for_masks(
+    noisy: Sequence[str], by_depth: Mapping[str, bool], linear: Container[str]
+) -> list[str]:
+    """Order the layers as they are to be left out of INT8 once names are right.
+
+    First the convolutions that masks alone need, from the output on: the neck's noise is in the
+    image embedding as it is. Then those that names need, and last the encoder's `linear` layers.
+    """
+    own = [x for x in by_depth if not by_depth[x] and x in noisy and x not in linear]
+    return [*reversed(own), *(layer for layer in noisy if layer not in own)]
 
 
 def _is_encoder_linear(error: LayerError) -> bool:

@@ -98,24 +98,24 @@ class VariantMaker:
         errors = [error for errors in found.values() for error in errors]
         return tuple(sorted(errors, key=lambda error: -error.error))
 
-    def naming_layers(self, precision: ReducedPrecision) -> tuple[str, ...]:
-        """List the layers that names depend on, called "graph/layer", by their depth.
+    def layers_by_depth(self, precision: ReducedPrecision) -> dict[str, bool]:
+        """List all layers, called "graph/layer", by their depth; each with whether names need it.
 
-        These are all layers of the graphs that name, and those of the encoder behind whose output
+        Names need all layers of the graphs that name, and those of the encoder behind whose output
         such a graph reads. The depth of a layer is the number of layers before it, at most, in its
         graph; of two in the same depth the one that comes first in the graph is first.
         """
         naming = [x for x in self._graphs if base_name(x.name) not in ("encoder", *DECODING_GRAPHS)]
         read = {spec.name for files in naming for spec in files.graph.inputs}
-        found: dict[str, int] = {}
+        found: dict[str, tuple[int, bool]] = {}
         for files, variant in self._variants(precision):
             model, graph = _full_model(files, variant), base_name(files.name)
             ends = [x for x in model.graph.outputs if graph != "encoder" or x.name in read]
             needed = {*ends, *ancestors(*ends)}
             for layer, depth in layer_depths(model):
-                if layer.node.outputs[0] in needed:
-                    found.setdefault(f"{graph}/{layer.name}", depth)
-        return tuple(sorted(found, key=found.__getitem__))
+                needs = layer.node.outputs[0] in needed
+                found.setdefault(f"{graph}/{layer.name}", (depth, needs))
+        return {name: found[name][1] for name in sorted(found, key=lambda name: found[name][0])}
 
     def _variants(self, precision: ReducedPrecision) -> Iterator[tuple[GraphFiles, Variant]]:
         for files in self._graphs:

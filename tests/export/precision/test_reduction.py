@@ -172,8 +172,17 @@ def test_without_verification_nothing_is_judged(run: Callable[..., Reduced]) -> 
     assert record.skipped == (NOT_JUDGED,)
 
 
-def test_convolutions_that_names_need_are_left_out_from_the_input_on() -> None:
-    noisy = ["encoder/late", "clip_head/fc", "encoder/neck", "encoder/early", "encoder/qkv"]
-    naming = ["encoder/early", "encoder/depthwise", "clip_head/fc", "encoder/qkv", "encoder/late"]
-    order = reduction._naming_first_to_last(noisy, naming, {"encoder/qkv"})
-    assert order == ["clip_head/fc", "encoder/early", "encoder/late", "encoder/qkv"]
+def test_the_order_of_layers_to_leave_out() -> None:
+    """Convolutions that names need from the input on, others from the output on, linear last."""
+    noisy = ["encoder/late", "clip_head/fc", "encoder/neck", "encoder/early", "encoder/seam"]
+    noisy += ["encoder/fc", "encoder/qkv"]
+    needed = ("encoder/early", "encoder/depthwise", "clip_head/fc", "encoder/qkv", "encoder/late")
+    by_depth = dict.fromkeys(needed, True) | dict.fromkeys(
+        ("encoder/seam", "encoder/fc", "encoder/neck"), False
+    )
+    linear = {"encoder/qkv", "encoder/fc"}
+    names = reduction._order_for_names(noisy, by_depth, linear)
+    assert names == ["clip_head/fc", "encoder/early", "encoder/late", "encoder/qkv"]
+    masks = reduction._order_for_masks(noisy, by_depth, linear)
+    assert masks[:2] == ["encoder/neck", "encoder/seam"]
+    assert masks[2:] == ["encoder/late", "clip_head/fc", "encoder/early", *noisy[-2:]]

@@ -90,19 +90,18 @@ def test_a_pattern_that_fits_nothing() -> None:
         maker(encoder(), keep_fp32=("encoder:Sofmax",))
 
 
-def test_names_depend_on_the_layers_behind_what_their_graph_reads() -> None:
-    assert maker(encoder(two_outputs=True)).naming_layers("int8") == ()  # nothing names
-    head = GraphFiles("clip_head", msgspec.structs.replace(encoder().graph, variants=()), {})
-    (spec,) = head.graph.inputs
-    for read, expected in (("h", ("encoder/first",)), ("y", ("encoder/first", "encoder/second"))):
-        graph = msgspec.structs.replace(
-            head.graph, inputs=(msgspec.structs.replace(spec, name=read),)
-        )
+def test_names_need_the_layers_behind_what_their_graph_reads() -> None:
+    alone = maker(encoder(two_outputs=True)).layers_by_depth("int8")
+    assert alone == {"encoder/first": False, "encoder/second": False}  # nothing names
+    head = msgspec.structs.replace(encoder().graph, variants=())
+    (spec,) = head.inputs
+    for read, second in (("h", False), ("y", True)):
+        graph = msgspec.structs.replace(head, inputs=(msgspec.structs.replace(spec, name=read),))
         files = [encoder(two_outputs=True), GraphFiles("clip_head", graph, {})]
         both = VariantMaker(
             files, {"encoder": Features()}, PrecisionOptions(), parse_keep(()), SILENT
         )
-        assert both.naming_layers("int8") == expected
+        assert both.layers_by_depth("int8") == {"encoder/first": True, "encoder/second": second}
 
 
 @pytest.mark.parametrize("precision", ["int8", "int8_fp16"])
