@@ -16,8 +16,11 @@ from samclip.export.options import LOWERINGS_BY_BACKEND
 SIDE = 32
 
 
-def encoder(gain: float = 1.0) -> GraphFiles:
-    """Two linear layers; the first makes values `gain` times larger, the second smaller again."""
+def encoder(gain: float = 1.0, two_outputs: bool = False) -> GraphFiles:
+    """Two linear layers; the first makes values `gain` times larger, the second smaller again.
+
+    With `two_outputs` what lies between them is an output too, `h`.
+    """
     rng = np.random.default_rng(0)
     weights = {
         "first.weight": rng.standard_normal((SIDE, SIDE)).astype(np.float32) * np.float32(gain),
@@ -27,7 +30,8 @@ def encoder(gain: float = 1.0) -> GraphFiles:
         helper.make_node("MatMul", ["x", "first.weight"], ["h"], name="first"),
         helper.make_node("MatMul", ["h", "second.weight"], ["y"], name="second"),
     ]
-    shapes = {"x": ("n", SIDE)}, {"y": ("n", SIDE)}
+    names = ("h", "y") if two_outputs else ("y",)
+    shapes = {"x": ("n", SIDE)}, dict.fromkeys(names, ("n", SIDE))
     files = graph_files("encoder", small_graph("encoder", nodes, *shapes, weights))
     variant = msgspec.structs.replace(
         files.graph.variants[0], file="encoder.onnx", backends=tuple(LOWERINGS_BY_BACKEND)

@@ -75,6 +75,18 @@ def find_layers(model: ir.Model) -> tuple[Layer, ...]:
     return tuple(layers)
 
 
+def layer_depths(model: ir.Model) -> Iterator[tuple[Layer, int]]:
+    """Yield the layers of a graph in its order, each with the most layers that come before it."""
+    found = {layer.node: layer for layer in find_layers(model)}
+    depths: dict[ir.Value | None, int] = {}  # of a value, with the layer that makes it
+    for node in model.graph:
+        before = max((depths.get(value, 0) for value in node.inputs), default=0)
+        layer = found.get(node)
+        if layer is not None:
+            yield layer, before
+        depths |= dict.fromkeys(node.outputs, before + (layer is not None))
+
+
 def _candidates(graph: ir.Graph) -> Iterator[tuple[ir.Node, Kind, NDArray[np.float32]]]:
     for node in graph:
         if node.op_type not in {"MatMul", "Gemm", "Conv"} or node.domain:

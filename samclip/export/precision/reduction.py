@@ -6,7 +6,7 @@ fail a gate are made again with their worst layers in the wider type, until the 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -31,6 +31,7 @@ from samclip.export.precision.variants import in_order
 from samclip.progress import Progress
 from samclip.runtime.bundles.manifest import (
     CalibrationRecord,
+    GateRow,
     KeptNode,
     LayerError,
     ReducedPrecision,
@@ -120,29 +121,21 @@ class _Reducer:
     def add(self, precision: ReducedPrecision) -> Reduction:
         """Add a precision to the graphs; INT8 with the fewest worst layers left out that pass."""
         if precision not in INT8_PRECISIONS:
-            attempt = self._attempt(precision, frozenset())
+            attempt = self.attempt(precision, frozenset())
             enforce_gates(attempt.judgements)
             return self._accept(attempt)
         sensitive = self.maker.sensitivity(precision)
-        layers = tuple(
-            f"{error.graph}/{error.layer}" for error in sorted(sensitive, key=_is_encoder_linear)
-        )
-        passed: dict[frozenset[str], _Attempt] = {}
+        noisy = [f"{x.graph}/{x.layer}" for x in sorted(sensitive, key=_is_encoder_linear)]
+        linear = {f"{x.graph}/{x.layer}" for x in sensitive if _is_encoder_linear(x)}
+        by_depth = self.maker.layers_by_depth(precision)
+        search = _Search(self, precision, len(noisy))
+        if any(by_depth.values()):
+            search.leave_out(_order_for_names(noisy, by_depth, linear), _is_of_names)
+        order = _order_for_masks(noisy, by_depth, linear)
+        found = search.leave_out([layer for layer in order if layer not in search.left_out])
+        return self._accept(found, sensitive[:MAX_SENSITIVE])
 
-        def holds(left_out: frozenset[str]) -> bool:
-            attempt = self._attempt(precision, left_out)
-            self.progress.note(_outcome(attempt, len(layers)))
-            if attempt.judgement is not None and attempt.judgement.failed:
-                if len(left_out) >= int(LARGEST_SHARE * len(layers)):  # no more may be left out
-                    enforce_gates(attempt.judgements)
-                return False
-            passed.clear()  # graphs are large, and a later one that passes leaves out less
-            passed[left_out] = attempt
-            return True
-
-        return self._accept(passed[fall_back(layers, holds)], sensitive[:MAX_SENSITIVE])
-
-    def _attempt(self, precision: ReducedPrecision, left_out: frozenset[str]) -> _Attempt:
+    def attempt(self, precision: ReducedPrecision, left_out: frozenset[str]) -> _Attempt:
         made = self.maker.make(precision, left_out)
         added = [_add_variants(files, made) for files in self.graphs]
         graphs = tuple(share_weights_files(added))
@@ -187,6 +180,53 @@ class _Reducer:
             return judged.joined(self.gate.judge(model, precision), FUSED)
 
 
+class _Search:
+    """The search for the fewest of `count` layers to leave out of INT8, in one or more steps.
+
+    `left_out` are those of the steps that have ended.
+    """
+
+    def __init__(self, reducer: _Reducer, precision: ReducedPrecision, count: int) -> None:
+        self._reducer = reducer
+        self._precision = precision
+        self._count = count
+        self._last: dict[frozenset[str], _Attempt] = {}  # that passed: graphs are large, keep one
+        self.left_out: frozenset[str] = frozenset()
+
+    def leave_out(
+        self, in_order: Sequence[str], judged: Callable[[GateRow], bool] = lambda _: True
+    ) -> _Attempt:
+        """Leave out the fewest of these layers, the first of them, so that `judged` gates hold.
+
+        Raises GateError when they do not hold with as many left out as may be.
+        """
+        before = self.left_out
+        most = min(int(LARGEST_SHARE * self._count) - len(before), len(in_order))
+
+        def holds(more: frozenset[str]) -> bool:
+            left_out = before | more
+            attempt = self._last.get(left_out) or self._try(left_out)
+            if attempt.judgement is not None and any(map(judged, attempt.judgement.failed)):
+                if len(more) >= most:  # no more may be left out
+                    enforce_gates(attempt.judgements)
+                return False
+            self._last = {left_out: attempt}
+            return True
+
+        self.left_out = before | fall_back(in_order, holds, most)
+        return self._last[self.left_out]
+
+    def _try(self, left_out: frozenset[str]) -> _Attempt:
+        attempt = self._reducer.attempt(self._precision, left_out)
+        self._reducer.progress.note(_outcome(attempt, self._count))
+        return attempt
+
+
+def _is_of_names(row: GateRow) -> bool:
+    """Whether a measure is one that no mask changes: all but those of masks and their features."""
+    return row.measure not in ("image_embeddings_cosine", "mask_iou_mean", "mask_iou_worst")
+
+
 def _outcome(attempt: _Attempt, layers: int) -> str:
     """Return a line about an attempt: how many layers compute in INT8, and which gates fail."""
     counted = f"{attempt.precision}: {layers - len(attempt.left_out)} of {layers} layers in INT8"
@@ -194,6 +234,33 @@ def _outcome(attempt: _Attempt, layers: int) -> str:
         return f"{counted}, not judged"
     failed = sorted({row.measure for row in attempt.judgement.failed})
     return f"{counted}, {'below the limit: ' + ', '.join(failed) if failed else 'gates hold'}"
+
+
+def _order_for_names(
+    noisy: Sequence[str], by_depth: Mapping[str, bool], linear: Container[str]
+) -> list[str]:
+    """Order the layers that names need as they are to be left out of INT8.
+
+    First those of the graphs that name, by their noise. Then the encoder's convolutions, from the
+    input on: the noise of an early one passes through all later ones. Last its `linear` layers.
+    """
+    asked = [layer for layer in noisy if by_depth[layer]]
+    heads = [layer for layer in asked if not layer.startswith("encoder/")]
+    ends = [*heads, *(layer for layer in asked if layer in linear)]
+    between = [layer for layer in by_depth if layer in asked and layer not in ends]
+    return [*heads, *between, *ends[len(heads) :]]
+
+
+def _order_for_masks(
+    noisy: Sequence[str], by_depth: Mapping[str, bool], linear: Container[str]
+) -> list[str]:
+    """Order the layers as they are to be left out of INT8 once names are right.
+
+    First the convolutions that masks alone need, from the output on: the neck's noise is in the
+    image embedding as it is. Then those that names need, and last the encoder's `linear` layers.
+    """
+    own = [x for x in by_depth if not by_depth[x] and x in noisy and x not in linear]
+    return [*reversed(own), *(layer for layer in noisy if layer not in own)]
 
 
 def _is_encoder_linear(error: LayerError) -> bool:

@@ -74,15 +74,16 @@ def measure_sensitivity(
 def fall_back(
     worst_first: Sequence[str],
     holds: Callable[[frozenset[str]], bool],
-    largest_share: float = LARGEST_SHARE,
+    most: int | None = None,
 ) -> frozenset[str]:
     """Find the fewest of the worst layers to leave out of INT8 so that `holds` is true.
 
     `holds` takes the layers left out (the `skip` of `quantise`) and judges the graph. It is called
     with 0, 1, 2, 4 ... layers and then, by bisection, between the last failure and the first
-    success. Raises ExportError when it is false even with `largest_share` of all layers left out.
+    success. Raises ExportError when it is false even with `most` layers left out; None stands for
+    `LARGEST_SHARE` of them.
     """
-    limit = int(largest_share * len(worst_first))
+    limit = int(LARGEST_SHARE * len(worst_first)) if most is None else min(most, len(worst_first))
     refused, count = -1, 0
     while not holds(frozenset(worst_first[:count])):
         if count >= limit:

@@ -14,8 +14,10 @@ from samclip.export.options import INT8_PRECISIONS, PrecisionOptions
 from samclip.export.precision.calibration import Calibration, calibrate
 from samclip.export.precision.feeds import GraphFeeds
 from samclip.export.precision.fp32_nodes import Fp32Nodes
+from samclip.export.precision.graph_edits import ancestors
 from samclip.export.precision.half import HalfPrecision, to_half
 from samclip.export.precision.keep import KeepList
+from samclip.export.precision.layers import layer_depths
 from samclip.export.precision.quantise import Form, quantise
 from samclip.export.precision.sensitivity import measure_sensitivity
 from samclip.export.precision.smooth import equalise
@@ -28,6 +30,7 @@ from samclip.runtime.bundles.manifest import (
     Variant,
     base_name,
 )
+from samclip.runtime.graph_outputs import DECODING_GRAPHS
 
 # CPUs multiply unsigned by signed bytes; TensorRT takes symmetric ones alone.
 FORMS: Mapping[ReducedPrecision, Form] = {"int8": "unsigned", "int8_fp16": "symmetric"}
@@ -94,6 +97,25 @@ class VariantMaker:
                 )
         errors = [error for errors in found.values() for error in errors]
         return tuple(sorted(errors, key=lambda error: -error.error))
+
+    def layers_by_depth(self, precision: ReducedPrecision) -> dict[str, bool]:
+        """List all layers, called "graph/layer", by their depth; each with whether names need it.
+
+        Names need all layers of the graphs that name, and those of the encoder behind whose output
+        such a graph reads. The depth of a layer is the number of layers before it, at most, in its
+        graph; of two in the same depth the one that comes first in the graph is first.
+        """
+        naming = [x for x in self._graphs if base_name(x.name) not in ("encoder", *DECODING_GRAPHS)]
+        read = {spec.name for files in naming for spec in files.graph.inputs}
+        found: dict[str, tuple[int, bool]] = {}
+        for files, variant in self._variants(precision):
+            model, graph = _full_model(files, variant), base_name(files.name)
+            ends = [x for x in model.graph.outputs if graph != "encoder" or x.name in read]
+            needed = {*ends, *ancestors(*ends)}
+            for layer, depth in layer_depths(model):
+                needs = layer.node.outputs[0] in needed
+                found.setdefault(f"{graph}/{layer.name}", (depth, needs))
+        return {name: found[name][1] for name in sorted(found, key=lambda name: found[name][0])}
 
     def _variants(self, precision: ReducedPrecision) -> Iterator[tuple[GraphFiles, Variant]]:
         for files in self._graphs:

@@ -9,7 +9,7 @@ from int8_graphs import cosine, photo_feeds, run, small_network
 
 from samclip.errors import CalibrationError, ExportError
 from samclip.export.precision.calibration import calibrate
-from samclip.export.precision.layers import find_layers
+from samclip.export.precision.layers import find_layers, layer_depths
 from samclip.export.precision.quantise import Form, quantise
 from samclip.export.precision.sensitivity import fall_back, joined_signal, measure_sensitivity
 
@@ -85,6 +85,11 @@ def test_the_model_is_left_alone_and_photos_are_needed() -> None:
         measure_sensitivity(model, known, [])
 
 
+def test_depths_count_the_layers_before_a_layer_on_its_longest_path() -> None:
+    depths = {layer.name: depth for layer, depth in layer_depths(small_network())}
+    assert depths == {"stem": 0, "dw": 1, "pw": 2, "fc1": 3, "fc2": 4, "head": 5}
+
+
 class TestFallBack:
     NAMES = tuple(f"layer{i}" for i in range(20))
 
@@ -102,6 +107,10 @@ class TestFallBack:
     def test_a_gate_that_never_holds_is_an_error(self) -> None:
         with pytest.raises(ExportError, match="18 of 20 layers left out, the worst of them layer0"):
             fall_back(self.NAMES, lambda _: False)
+
+    def test_all_layers_may_be_left_out_where_that_is_asked_for(self) -> None:
+        everything = frozenset(self.NAMES)
+        assert fall_back(self.NAMES, lambda skip: skip == everything, 50) == everything
 
     def test_a_graph_without_layers_holds_or_fails(self) -> None:
         assert fall_back((), lambda _: True) == frozenset()

@@ -3,6 +3,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from layered_encoder import Features, encoder
 
@@ -87,6 +88,20 @@ def test_a_kept_node_is_not_listed_but_kept() -> None:
 def test_a_pattern_that_fits_nothing() -> None:
     with pytest.raises(ExportError, match=r"encoder:Sofmax fits no operator"):
         maker(encoder(), keep_fp32=("encoder:Sofmax",))
+
+
+def test_names_need_the_layers_behind_what_their_graph_reads() -> None:
+    alone = maker(encoder(two_outputs=True)).layers_by_depth("int8")
+    assert alone == {"encoder/first": False, "encoder/second": False}  # nothing names
+    head = msgspec.structs.replace(encoder().graph, variants=())
+    (spec,) = head.inputs
+    for read, second in (("h", False), ("y", True)):
+        graph = msgspec.structs.replace(head, inputs=(msgspec.structs.replace(spec, name=read),))
+        files = [encoder(two_outputs=True), GraphFiles("clip_head", graph, {})]
+        both = VariantMaker(
+            files, {"encoder": Features()}, PrecisionOptions(), parse_keep(()), SILENT
+        )
+        assert both.layers_by_depth("int8") == {"encoder/first": True, "encoder/second": second}
 
 
 @pytest.mark.parametrize("precision", ["int8", "int8_fp16"])
