@@ -55,10 +55,14 @@ IMAGES_PROTOCOL = (
 
 @dataclass(frozen=True, eq=False)
 class ImageNamer:
-    """An encoder of images, and K classes in its text space."""
+    """An encoder of images, and K classes in its text space.
+
+    `confidence`: the factor on the logit scale that its answers about images have.
+    """
 
     encoder: ImageEncoder
     vocabulary: Vocabulary
+    confidence: float = 1.0
 
     def cosines(self, images: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
         """Compare N images, HWC uint8 RGB of any sizes, with the classes: NxK."""
@@ -164,13 +168,14 @@ def evaluate_images(
     others = {name: namer for name, namer in namers.items() if name != first}
     scores = Scores()
     shares: dict[str, list[float]] = {name: [] for name in ways}
+    sure = np.full(1, namers[first].confidence, np.float32)
     for number, photo in enumerate(track(progress, photos, "images")):
         image = load_image(photo.path)
         scores.photos.append(number)
         embedded = namers[first].encoder.embed_images([image])
         answers = {name: asked.cosines(embedded) for name, asked in ways.items()}
         for name, asked in ways.items():
-            shares[name].append(float(asked.probabilities(answers[name]).max()))
+            shares[name].append(float(asked.probabilities(answers[name], sure).max()))
         answers |= {name: other.cosines([image]) for name, other in others.items()}
         answers |= {name: other.score_images([image]) for name, other in classifiers.items()}
         for name, (row,) in answers.items():

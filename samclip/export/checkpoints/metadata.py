@@ -87,6 +87,7 @@ class MergedMetadata(Record, frozen=True, kw_only=True, omit_defaults=True):
     text: TextMetadata | None = None
     taught: TaughtMetadata | None = None
     confidence: Confidence | None = None
+    image_confidence: float = 1.0
     license: str = "unknown"
     sources: tuple[Source, ...] = ()
     notes: str = ""

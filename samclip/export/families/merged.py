@@ -76,6 +76,7 @@ def merged_exportable(assembly: Assembly, dense: DenseNames = AS_TRAINED) -> Exp
         embed_dim=metadata.joint_dim,
         grid=model.clip_head.config.tokens,
         confidence=metadata.confidence,
+        image_confidence=metadata.image_confidence,
     )
     exportable = Exportable(
         model_type=metadata.model_type,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import msgspec
 
@@ -26,7 +27,7 @@ from samclip.export.models.ovsam.model import OVSAM_CONFIGS
 from samclip.export.models.text_tower import TextTowerConfig
 from samclip.export.rebuilding.stored_graphs import StoredGraph, constant_of
 from samclip.runtime.bundles.bundle import Bundle
-from samclip.runtime.bundles.manifest import Manifest, Source, Text
+from samclip.runtime.bundles.manifest import ClipHead, Manifest, Source, Text
 
 CHECKPOINT_FILE = "checkpoint.json"
 MAX_BYTES = 2**20
@@ -79,12 +80,17 @@ def read_architecture(bundle: Bundle, graphs: Sequence[StoredGraph]) -> Metadata
         mean=pixels.mean,
         std=pixels.std,
         head_trained=manifest.head is not None and manifest.head.trained,
-        **({} if manifest.clip_head is None else {"confidence": manifest.clip_head.confidence}),
+        **_confidence(manifest.clip_head),
         text=text,
         license=_license(manifest.provenance.sources),
         sources=manifest.provenance.sources,
         notes=SHAPES_NOTE.sub("", manifest.provenance.notes),  # an export says its own
     )
+
+
+def _confidence(head: ClipHead | None) -> dict[str, Any]:
+    names = () if head is None else ("confidence", "image_confidence")
+    return {name: getattr(head, name) for name in names}
 
 
 def _declared(bundle: Bundle) -> Metadata:

@@ -402,6 +402,10 @@ class TeachStage(TomlTable, frozen=True, kw_only=True, tag_field="kind", tag="te
     """Factor on `logit_scale` in the probabilities that users see. Choose it by the calibration on
     held-back regions, which the stage reports. Range: above 0.
     """
+    image_confidence: float = 1.0
+    """Factor on the logit scale for names of whole images, which changes their shares and not their
+    order. Choose it by photos of known names. Range: 0.001 to 1000.
+    """
     region_confidence: RegionConfidence | None = None
     """How sure the head is of regions by their highest cosine and their size; without it, all have
     the scale above.
@@ -470,6 +474,7 @@ def _check_teach(stage: TeachStage) -> None:
     _require(stage, max(stage.balance, stage.centre) <= 1, "balance and centre up to 1")
     scales = (stage.sharpness, stage.slope, stage.conse_scale, stage.logit_scale, stage.confidence)
     _require(stage, min(scales) > 0, "sharpness, slope and scales above 0")
+    _require(stage, 0.001 <= stage.image_confidence <= 1000, "image_confidence from 0.001 to 1000")
     if (sure := stage.region_confidence) is not None:
         within = 0.01 <= sure.cosine <= 1 and min(sure.cosine_power, sure.size_power) >= 0
         within = within and max(sure.cosine_power, sure.size_power) <= 1

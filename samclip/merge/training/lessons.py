@@ -109,7 +109,12 @@ def add_taught_names(assembly: Assembly, stage: TeachStage, concepts: Concepts) 
     )
     sure = stage.region_confidence
     confidence = None if sure is None else Confidence(**msgspec.structs.asdict(sure))
-    metadata = msgspec.structs.replace(metadata, taught=described, confidence=confidence)
+    metadata = msgspec.structs.replace(
+        metadata,
+        taught=described,
+        confidence=confidence,
+        image_confidence=stage.image_confidence,
+    )
     config = metadata.taught_config
     if config is None:
         raise TrainingError("metadata with taught names describes none: a defect, report it")

@@ -253,12 +253,17 @@ class Confidence(Record, frozen=True, kw_only=True):
 
 
 class ClipHead(Record, frozen=True, kw_only=True, omit_defaults=True):
-    """The CLIP head: `trained` False means that names are meaningless until it is trained."""
+    """The CLIP head: `trained` False means that names are meaningless until it is trained.
+
+    `confidence`: how sure it is of regions; `image_confidence`: a factor on the logit scale for
+    names of whole images.
+    """
 
     trained: bool
     embed_dim: EmbedDim
     grid: Grid  # tokens along a side of `patch_embeds`
     confidence: Confidence | None = None
+    image_confidence: Annotated[float, msgspec.Meta(ge=0.001, le=1000)] = 1.0
 
 
 class RegionHead(Record, frozen=True, kw_only=True):

@@ -67,13 +67,16 @@ class TokenNamer:
         """Compare the image embedding with the names: softmax of logit scale times cosine.
 
         CLIP's zero-shot rule (Radford et al. 2021, section 3.1), as SAM-CLIP, section 4.1, applies
-        it to its max-pooled head. `image`: HWC uint8 RGB. Raises ClosedError, EngineRunError.
+        it to its max-pooled head; the head may have a factor on the scale, `image_confidence`.
+        `image`: HWC uint8 RGB. Raises ClosedError, EngineRunError.
         """
         cosines = vocabulary.cosines(features.image_embed()[None])  # 1xK
+        head = features.bundle.manifest.clip_head
+        sure = np.full(1, 1 if head is None else head.image_confidence, np.float32)
         return Classification(
             names=vocabulary.names,
-            probabilities=vocabulary.probabilities(cosines)[0],
-            logits=cosines[0] * np.float32(vocabulary.logit_scale),
+            probabilities=vocabulary.probabilities(cosines, sure)[0],
+            logits=cosines[0] * np.float32(vocabulary.logit_scale) * sure,
             trained_head=vocabulary.trained_head,
             image=image,
         )

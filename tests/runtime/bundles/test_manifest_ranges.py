@@ -48,6 +48,7 @@ OUTSIDE = [
     ("text.context_length", [0, 1, 2**14 + 1, -77]),
     ("clip_head.embed_dim", [0, 2**14 + 1, 5]),  # 5: not that of the text
     ("clip_head.grid", [0, 513, -1, 10**9]),
+    ("clip_head.image_confidence", [0.0, -1.0, 1e-320, 1001.0, None, "2"]),
     ("preprocessing.std", [[1e-320] * 3, [0.0] * 3, [-1.0] * 3, [1001.0] * 3, [58.0] * 2]),
     ("preprocessing.mean", [[1e308] * 3, [-256.0, 0.0, 0.0], [None] * 3]),
     ("preprocessing.image_size", [0, 63, 1000, 4112, 10**9, -1024]),

@@ -111,6 +111,13 @@ def test_the_shipped_head_is_less_sure_of_small_regions_and_of_high_cosines() ->
         vocabulary = model.vocabulary(names)
         named = scene.name(masks, vocabulary)
         cosines = np.asarray(vocabulary.cosines(scene.embed_masks(masks)), np.float64)
+        whole = scene.classify(vocabulary)
+        image_cosines = np.asarray(vocabulary.cosines(scene.image_embed[None])[0], np.float64)
+    assert head.image_confidence > 1
+    logits = vocabulary.logit_scale * head.image_confidence * image_cosines
+    np.testing.assert_allclose(whole.logits, logits, atol=1e-4)  # of up to some 30, in float32
+    shares = np.exp(logits - logits.max())
+    np.testing.assert_allclose(whole.probabilities, shares / shares.sum(), atol=1e-4)
     tokens = np.maximum(masks.sum(axis=(1, 2)) * (1024 / 600) ** 2 / 32**2, 1 / 8)
     highest = np.maximum(cosines.max(axis=1), 0.01)
     factors = (highest / sure.cosine) ** -sure.cosine_power * tokens**sure.size_power
