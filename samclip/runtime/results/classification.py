@@ -39,9 +39,9 @@ class Classification(Viewable):
     """How well each of K names fits an image; made by `Scene.classify`.
 
     `probabilities`: K float32 in [0, 1] that sum to 1; `logits`: K float32, cosine times the
-    logit scale; `trained_head`: False when the CLIP head was never trained, so that names and
-    probabilities mean nothing; `image`: the image, HWC uint8 RGB; `timings`: ms by stage, see
-    `Scene.timings`.
+    logit scale, and the head's `image_confidence` if it has one; `trained_head`: False when the
+    CLIP head was never trained, so that names and probabilities mean nothing; `image`: the image,
+    HWC uint8 RGB; `timings`: ms by stage, see `Scene.timings`.
 
     Examples:
         >>> answer = scene.classify(["a cup of coffee", "a cat"])
