@@ -31,7 +31,8 @@ def test_json_is_all_that_stdout_holds(common: list[object], tmp_path: Path) -> 
     document = json.loads(result.stdout)
     assert document["path"] == str(tmp_path / "bundle")
     assert document["manifest"]["preprocessing"]["image_size"] == 256
-    assert document["manifest"]["clip_head"] == {"trained": False, "embed_dim": 48, "grid": 8}
+    head = {"trained": False, "embed_dim": 48, "grid": 8, "image_confidence": 1.0}
+    assert document["manifest"]["clip_head"] == head
     assert document["manifest"]["text"]["labels"] == "labels.json"
     assert document["manifest"]["parity"]
     rows = document["manifest"]["rounding"]

@@ -56,14 +56,14 @@ def as_pixels(image: Any) -> NDArray[Any]:
     return pixels
 
 
-def as_flag(value: Any, name: str) -> bool:
-    """Return a switch as bool; InputError for anything but True, False, 1 and 0.
+def as_flag(value: Any, name: str, error: type[InputError] = InputError) -> bool:
+    """Return a switch as bool; `error` for anything but True, False, 1 and 0.
 
     Text such as "no" would else count as True.
     """
     is_number = isinstance(value, (bool, np.bool_, int, np.integer))
     if not is_number or value not in {0, 1}:
-        raise InputError(f"{name} must be True or False; got {brief(value)}.")
+        raise error(f"{name} must be True or False; got {brief(value)}.")
     return bool(value)
 
 

@@ -83,7 +83,7 @@ class AutoMaskOptions:
             )
         if self.crop_overlap_ratio >= 1:
             raise PromptError(f"crop_overlap_ratio must be below 1; got {self.crop_overlap_ratio}.")
-        object.__setattr__(self, "adaptive", as_flag(self.adaptive, "adaptive"))
+        object.__setattr__(self, "adaptive", as_flag(self.adaptive, "adaptive", PromptError))
         if self.adaptive and self.point_grids is not None:
             raise PromptError(
                 "adaptive=True tries every second row and column of a grid first, and point_grids "
