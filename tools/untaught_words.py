@@ -34,17 +34,17 @@ from samclip.cli.terminal import out, say
 from samclip.errors import InputError, did_you_mean
 from samclip.export.checkpoints.imagenet_classes import imagenet_names
 from samclip.export.checkpoints.metadata import METADATA_KEY, MergedMetadata, decode_metadata
+from samclip.export.rebuilding.architecture import CHECKPOINT_FILE
 from samclip.merge.config.stages import LabelSource
 from samclip.merge.data.label_sources import parse_concepts, read_label_source
 from samclip.runtime.loading import load
 from samclip.runtime.model import Model
-from samclip.runtime.pixels.mask_ops import encode_rle
+from samclip.runtime.pixels.mask_ops import encode_rle, mask_box
 from samclip.runtime.pixels.photo_listing import list_photos
 from samclip.runtime.text.vocabulary import unit_rows
 
 BOUND = 0.7  # of cosines: above, words are near to synonyms
 PHOTOS, OBJECT_PHOTOS = 4, 8  # of a word, at most
-CHECKPOINT = "checkpoint.json"  # of a bundle: what its checkpoint says of itself
 CONCEPTS = Path(__file__).parents[1] / "configs" / "samclip_tiny_taught.txt"
 Rows = NDArray[np.float32]
 
@@ -95,9 +95,9 @@ def _last(text: str) -> str:
 def check_words(words: Sequence[str], bundle: str | None) -> None:
     """Raise InputError for words that labels taught the bundle, or that its encoder knows."""
     with load(bundle) as model:
-        description = model.bundle.read(CHECKPOINT).decode()
+        description = model.bundle.read(CHECKPOINT_FILE).decode()
         content = msgspec.json.decode(description)
-        metadata = decode_metadata({METADATA_KEY: content[METADATA_KEY]}, CHECKPOINT)
+        metadata = decode_metadata({METADATA_KEY: content[METADATA_KEY]}, CHECKPOINT_FILE)
         concepts = CONCEPTS.read_text("utf-8").splitlines()
         known = list(dict.fromkeys([*taught_texts(metadata, concepts), *imagenet_names()]))
         texts = [_embed(model, each, metadata.embed_dim) for each in (words, known)]
@@ -202,14 +202,13 @@ def _large(mask: NDArray[np.bool_]) -> bool:
 def _annotation(
     number: int, image: int, word: str, words: Sequence[str], mask: NDArray[np.bool_]
 ) -> dict[str, Any]:
-    rows, columns = np.nonzero(mask)
-    x0, y0 = int(columns.min()), int(rows.min())
+    x0, y0, x1, y1 = map(int, mask_box(mask))
     return {
         "id": number,
         "image_id": image,
         "category_id": list(words).index(word),
         "segmentation": encode_rle(mask),
-        "bbox": [x0, y0, int(columns.max()) + 1 - x0, int(rows.max()) + 1 - y0],
+        "bbox": [x0, y0, x1 - x0, y1 - y0],
         "area": int(np.count_nonzero(mask)),
         "iscrowd": 0,
     }

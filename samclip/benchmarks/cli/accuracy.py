@@ -107,8 +107,7 @@ def images(
     photos = spread(chosen.photos, run.limit)
     candidate = session.open(run.variant(bundle), "measured", names=True)
     vocabulary = class_vocabulary(candidate.model, whole.names, {}, templates)
-    head = candidate.model.manifest.clip_head
-    sure = 1.0 if head is None else head.image_confidence
+    sure = candidate.model.manifest.image_confidence
     namers = {candidate.name: ImageNamer(BundleEncoder(candidate.model), vocabulary, sure)}
     classifiers: dict[str, Classifier] = {}
     if teacher.teacher is not None:

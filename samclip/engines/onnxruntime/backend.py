@@ -93,8 +93,8 @@ DTYPES: dict[str, np.dtype[Any]] = {
 
 CPU_PROVIDER = "CPUExecutionProvider"
 EXTERNAL_FOLDER = "session.model_external_initializers_file_folder_path"
-# Q/DQ pairs are then computed in FP32: slower, and right.
 BF16_PRODUCTS = "mlas.enable_gemm_fastmath_arm64_bfloat16"  # of FP32 matrices
+# Q/DQ pairs are then computed in FP32: slower, and right.
 EXACT_INT8 = "session.disable_quant_qdq"
 SLOW_ON_CPU = ["SkipLayerNormFusion"]
 CUDA_OPTIONS = {

@@ -246,9 +246,10 @@ def _order_for_names(
     """
     asked = [layer for layer in noisy if by_depth[layer]]
     heads = [layer for layer in asked if not layer.startswith("encoder/")]
-    ends = [*heads, *(layer for layer in asked if layer in linear)]
-    between = [layer for layer in by_depth if layer in asked and layer not in ends]
-    return [*heads, *between, *ends[len(heads) :]]
+    last = [layer for layer in asked if layer in linear]
+    others = {*asked} - {*heads, *last}
+    between = [layer for layer in by_depth if layer in others]
+    return [*heads, *between, *last]
 
 
 def _order_for_masks(

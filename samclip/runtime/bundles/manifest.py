@@ -528,6 +528,11 @@ class Manifest(Record, frozen=True, kw_only=True):
         return self.clip_head or self.region_head or self.clip_tower
 
     @property
+    def image_confidence(self) -> float:
+        """The factor on the logit scale for names of whole images."""
+        return 1.0 if self.clip_head is None else self.clip_head.image_confidence
+
+    @property
     def has_map(self) -> bool:
         """Whether there are embeddings of tokens, of which a map of names can be made."""
         return self.clip_head is not None or self.clip_tower is not None

@@ -71,8 +71,7 @@ class TokenNamer:
         `image`: HWC uint8 RGB. Raises ClosedError, EngineRunError.
         """
         cosines = vocabulary.cosines(features.image_embed()[None])  # 1xK
-        head = features.bundle.manifest.clip_head
-        sure = np.full(1, 1 if head is None else head.image_confidence, np.float32)
+        sure = np.full(1, features.bundle.manifest.image_confidence, np.float32)
         return Classification(
             names=vocabulary.names,
             probabilities=vocabulary.probabilities(cosines, sure)[0],
