@@ -144,9 +144,16 @@ class EnginePool:
         More than one takes another engine of the graph, which many runs alone are worth, and cores
         that are not shared out already.
         """
+        worth = self.runs_ahead(runs) and self.backend.traits.gains_by_streams
+        return STREAMS if worth else 1
+
+    def runs_ahead(self, runs: int) -> bool:
+        """Whether so many runs are best begun before the answers of earlier ones are worked on.
+
+        These take a core, which must not be shared out already.
+        """
         free = self._options.streams == 1 and self._options.threads != 1 and usable_cores() > 1
-        worth = runs >= RUNS_IN_STREAMS and self.backend.traits.gains_by_streams
-        return STREAMS if free and worth else 1
+        return free and runs >= RUNS_IN_STREAMS
 
     def load(self, graph: str, meanwhile: Callable[[], None] | None = None) -> None:
         """Load `graph` now instead of on its first run.

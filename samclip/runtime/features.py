@@ -202,12 +202,14 @@ class Features:
     ) -> Iterator[tuple[PromptBatch, NDArray[np.float32], NDArray[np.float32]]]:
         """Decode prompts in runs of `limit` at most; yield each batch with what `decode` returns.
 
-        Many prompts on a CPU are decoded in several threads, where that is faster, and come in
-        their order all the same. `of`: how many may come in all, where these are a part of them.
+        Many prompts are decoded ahead in another thread, on a CPU in several where that is faster,
+        and come in their order all the same. `of`: how many may come in all, where these are a part
+        of them.
         """
-        streams = self._pool.streams_for(of or len(prompts))
+        runs = of or len(prompts)
+        streams = self._pool.streams_for(runs)
         batches = self._batches(prompts, limit, self.letterbox, streams)
-        if streams == 1:
+        if not self._pool.runs_ahead(runs):
             for batch in batches:
                 yield batch, *self.decode(batch)
             return

@@ -310,8 +310,10 @@ def _answer(
     kind = np.dtype(np.float32 if return_logits else np.bool_)
     masks: NDArray[Any] = np.empty((len(low_res), *size), kind)
     for row, small in enumerate(low_res):
-        full = features.letterbox.upscale(small)  # HxW
-        masks[row] = full if return_logits else full > MASK_THRESHOLD
+        placed = features.letterbox
+        masks[row] = (
+            placed.upscale(small) if return_logits else placed.upscale_mask(small, MASK_THRESHOLD)
+        )
     shape = (len(prompts), count)
     return (
         masks.reshape(*shape, *size),

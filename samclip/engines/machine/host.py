@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import math
+import mmap
 import os
 import platform
 import re
@@ -32,6 +33,8 @@ NO_THREADS = re.compile(
 )
 NO_FILES = re.compile("too many open files", re.IGNORECASE)
 HERE = "this machine"
+# Pages that count as this process's own; Windows knows no others.
+PRIVATE = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if os.name == "posix" else {}
 THREAD_BYTES = 24 * 2**20  # a stack, and what Python and the C library need to begin a thread
 MAX_MESSAGE = 200  # characters of a library's message that are passed on
 P = ParamSpec("P")
@@ -100,9 +103,13 @@ def require_room_for_thread() -> None:
     """Raise MemoryError where a thread would hardly find the memory to begin.
 
     `Thread.start` waits forever for a thread that begins and finds none. Nothing of what is asked
-    for here is touched, and it is given back at once.
+    for here is touched, and it is given back at once. It is mapped: what the C library allocates it
+    may have to clear, which takes half a millisecond.
     """
-    bytearray(THREAD_BYTES)
+    try:
+        mmap.mmap(-1, THREAD_BYTES, **PRIVATE).close()
+    except OSError as error:
+        raise MemoryError(f"no room for a thread: {error}") from error
 
 
 def is_shortage(error: BaseException) -> bool:

@@ -341,6 +341,33 @@ class Letterbox:
         whole = _resize(np.asarray(logits, np.float32), self.canvas)
         return _resize(whole[:height, :width], self.original_size)
 
+    def upscale_above(
+        self, logits: NDArray[np.floating], floor: float
+    ) -> tuple[NDArray[np.float32], tuple[slice, slice]]:
+        """Compute `upscale` where it may be above `floor`: a part of it, and its (rows, columns).
+
+        What bilinear resizes make of values up to `floor` is not above it, so only the cells above
+        it, and those next to them, are resized. The part is that of `upscale`, but for the rounding
+        of positions: it has some pixels at least, also where nothing is above `floor`.
+        """
+        small = np.asarray(logits, np.float32)
+        above = small > floor
+        sides = zip(small.shape, self.canvas, self.input_size, self.original_size, strict=True)
+        rows, columns = (
+            _Window.around(np.flatnonzero(above.any(axis=1 - axis)), *side)
+            for axis, side in enumerate(sides)
+        )
+        part = _resize(small[rows.cells, columns.cells], (rows.resized, columns.resized))
+        size = (_length(rows.pixels), _length(columns.pixels))
+        return _resize(part[rows.used, columns.used], size), (rows.pixels, columns.pixels)
+
+    def upscale_mask(self, logits: NDArray[np.floating], threshold: float) -> NDArray[np.bool_]:
+        """Return which pixels of `upscale` are above `threshold`: HxW bool."""
+        part, window = self.upscale_above(logits, threshold)
+        mask = np.zeros(self.original_size, np.bool_)
+        mask[window] = part > threshold
+        return mask
+
     def upscale_taps(self, side: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Return what `upscale` reads of a map of `grid(side)`: of each row Hx3, column Wx3.
 
@@ -364,6 +391,50 @@ class Letterbox:
             : math.ceil(width * side / self.image_size),
         ] = 1
         return mask
+
+
+@dataclass(frozen=True)
+class _Window:
+    """A part of one axis on its way from a map over the input to the original image.
+
+    `cells` of the map become `resized` pixels of the input. `used` of these, the axis cut to the
+    image, become the image's `pixels`. Both resizes of the part have the positions of the whole's.
+    """
+
+    cells: slice
+    resized: int
+    used: slice
+    pixels: slice
+
+    @classmethod
+    def around(
+        cls, found: NDArray[np.intp], count: int, whole: int, used: int, size: int
+    ) -> _Window:
+        """Return the part that the cells `found`, of `count`, have an influence on.
+
+        `count` cells are resized to `whole` pixels, cut to `used`, and resized to `size`.
+        """
+        first, last = (found[0], found[-1]) if len(found) else (0, 0)
+        cell, pixel = whole / count, size / used
+        # Positions of the whole and of the part are equal where the part begins on a pixel of both.
+        step = size // math.gcd(size, used)
+        low = math.floor((cell * (first - 1) - 1) * pixel) - 1
+        high = math.ceil((cell * (last + 2) + 1) * pixel) + 1
+        low = min(max(0, low // step * step), size - step)
+        high = max(min(size, -(-high // step) * step), low + step)
+        begin, end = low * used // size, high * used // size
+        step = count // math.gcd(count, whole)
+        first = max(0, (math.floor(begin / cell) - 1) // step * step)
+        past = min(count, -(-(math.ceil(end / cell) + 1) // step) * step)
+        origin, resized = (cells * whole // count for cells in (first, past - first))
+        return cls(
+            slice(first, past), resized, slice(begin - origin, end - origin), slice(low, high)
+        )
+
+
+def _length(part: slice) -> int:
+    length: int = part.stop - part.start
+    return length
 
 
 def _scaled(size: tuple[int, int], scale: float) -> tuple[int, int]:

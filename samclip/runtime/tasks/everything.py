@@ -180,17 +180,20 @@ class CropSearch:
 
     def _examine(self, low_res: NDArray[np.float32], iou: np.float32, row: int) -> Passed | None:
         """Return the mask of one output if it passes the filters."""
-        with timed_stage("upscale"):
-            logits = self._features.letterbox.upscale(low_res)  # crop's h x w
-        stability = stability_score(logits, self._options.stability_score_offset)
+        offset = self._options.stability_score_offset
+        with timed_stage("upscale"):  # all other pixels of the crop are outside both masks
+            floor = MASK_THRESHOLD - offset
+            logits, (rows, columns) = self._features.letterbox.upscale_above(low_res, floor)
+        stability = stability_score(logits, offset)
         threshold = self._options.stability_score_thresh
         if threshold > 0 and stability < threshold:
             return None
         mask = logits > MASK_THRESHOLD
-        extent = mask_extent(mask)
+        x0, y0, x1, y1 = mask_extent(mask)
+        left, top = columns.start, rows.start
+        extent = (left + x0, top + y0, left + x1, top + y1)
         if near_crop_edge(np.asarray([extent], np.float32), self._crop.box, self._size)[0]:
             return None
-        x0, y0, x1, y1 = extent
         bits = np.packbits(mask[y0 : y1 + 1, x0 : x1 + 1])
         return Passed(extent, bits, float(iou), stability, row)
 

@@ -212,10 +212,11 @@ def upscale_masks(
     logits = np.empty((len(low_res), *size), np.float32) if keep_logits else None
     bits = np.empty((len(low_res), (math.prod(size) + 7) // 8), np.uint8)
     for row, small in enumerate(low_res):
-        full = features.letterbox.upscale(small)  # HxW
-        mask = full > MASK_THRESHOLD
+        if logits is None:
+            mask = features.letterbox.upscale_mask(small, MASK_THRESHOLD)
+        else:
+            logits[row] = features.letterbox.upscale(small)
+            mask = logits[row] > MASK_THRESHOLD
         boxes[row] = mask_box(mask)
         bits[row] = np.packbits(mask)
-        if logits is not None:
-            logits[row] = full
     return PackedMasks(bits, size), boxes, logits

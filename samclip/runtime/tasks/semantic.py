@@ -283,10 +283,12 @@ def refine_labels(
             region = regions[row]
             if iou[place, SINGLE] >= MIN_IOU:
                 with stage("upscale"):
-                    logits = letterbox.upscale(low_res[place, SINGLE])
-                weights = spread.covered(logits > 0)
+                    logits, window = letterbox.upscale_above(low_res[place, SINGLE], 0)
+                mask = np.zeros(labels.shape, np.bool_)
+                mask[window] = logits > 0
+                weights = spread.covered(mask)
                 index = coarse.best_inside(weights) if weights.any() else region.index
-                _paint_label(refined, best, index, logits)
+                _paint_label(refined[window], best[window], index, logits)
             else:
                 coarse_logits: NDArray[np.float32] = np.float32(COARSE_LOGIT) * region.inside
                 window = region.window

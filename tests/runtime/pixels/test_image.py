@@ -456,6 +456,52 @@ def test_upscale_of_any_size(height: int, width: int, low: int, side: int) -> No
     assert relative_error(box.upscale(logits), expected) <= 1e-4
 
 
+@settings(max_examples=100, deadline=None)
+@given(
+    st.integers(1, 700) | st.sampled_from([240, 480]),
+    st.integers(1, 700) | st.sampled_from([320, 640]),
+    st.sampled_from([(1024, 256), (512, 128), (224, 56), (336, 256)]),  # the last by no whole step
+    st.booleans(),
+    st.integers(0, 2**32 - 1),
+)
+def test_upscale_above_is_a_part_of_upscale(
+    height: int, width: int, scale: tuple[int, int], shaped: bool, seed: int
+) -> None:
+    side, low = scale
+    shapes = [(side, side), (side * 3 // 4, side), (side, side * 9 // 16)]
+    box = Letterbox.choose((height, width), side, shapes if shaped else [])
+    random = np.random.default_rng(seed)
+    grid, floor = box.grid(low), -1.0
+    logits = random.normal(-8, 1, grid).astype(np.float32)
+    row, column = (random.integers(0, count) for count in grid)
+    blob = logits[row : row + random.integers(1, 20), column : column + random.integers(1, 20)]
+    blob[:] = random.normal(0, 4, blob.shape)
+    whole = box.upscale(logits)
+    part, (rows, columns) = box.upscale_above(logits, floor)
+    assert part.shape == whole[rows, columns].shape
+    shown = (whole[rows, columns] > floor) | (part > floor)
+    # OpenCV rounds positions to float32, which are larger in the whole. Values are up to 16.
+    near = np.abs(whole[rows, columns] - part) <= 4e-4
+    assert near[shown].all()
+    outside = np.ones(whole.shape, bool)
+    outside[rows, columns] = False
+    assert (whole[outside] <= floor).all()
+    apart = box.upscale_mask(logits, 0) != (whole > 0)
+    assert np.abs(whole[apart]).max(initial=0) <= 4e-4
+
+
+def test_a_small_mask_is_upscaled_alone() -> None:
+    box = Letterbox.fit((480, 640), 1024)
+    logits = np.full((256, 256), -8, np.float32)
+    logits[100:110, 40:60] = 8
+    part, (rows, columns) = box.upscale_above(logits, 0)
+    assert part.size < 480 * 640 / 50
+    np.testing.assert_array_equal(part, box.upscale(logits)[rows, columns])
+    nothing, _ = box.upscale_above(logits, 9)
+    assert 0 < nothing.size < 480 * 640 / 50 and nothing.max() == -8
+    assert not box.upscale_mask(logits, 9).any()
+
+
 def test_upscale_takes_other_layouts() -> None:
     box = Letterbox.fit((40, 60), 64)
     logits = np.random.default_rng(0).normal(0, 10, (16, 16)).astype(np.float32)
