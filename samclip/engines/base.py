@@ -238,7 +238,8 @@ class Traits:
     `contrib_operators`: whether it has ONNX Runtime's operators of the domain `com.microsoft`.
 
     `on_host`: its tensors lie in the host's memory; `gains_by_streams`: several runs at once, each
-    on its own cores, take less time than one after the other on all; `captures_graphs`: runs of
+    on its own cores, take less time than one after the other on all; `serves_one`: an engine runs
+    for one caller at a time, others wait; `captures_graphs`: runs of
     the same shapes are replayed from a captured CUDA graph; `slow_convolutions`: networks of many
     short convolutions run slower on it than on the backends that "auto" takes next;
     `by_name_alone`: "auto" never takes it; `profiles`: its engines are `engines.profile.Profiled`;
@@ -254,6 +255,7 @@ class Traits:
     contrib_operators: bool = False
     on_host: bool = False
     gains_by_streams: bool = False
+    serves_one: bool = False
     captures_graphs: bool = False
     slow_convolutions: bool = False
     by_name_alone: bool = False

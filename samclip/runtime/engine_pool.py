@@ -35,6 +35,7 @@ from samclip.engines.cuda.memory import CudaTensor
 from samclip.engines.foreign import ForeignTensor, Keeper
 from samclip.engines.machine.host import usable_cores
 from samclip.engines.process_edges import call_under_way, stop_at_exit
+from samclip.engines.side_by_side import SideBySide
 from samclip.errors import (
     BackendUnavailableError,
     CapabilityError,
@@ -320,7 +321,11 @@ class EnginePool:
             options = options.in_streams(streams)
         begin()
         with debug_time("made %s ready on %s", graph, self.backend.name):
-            engine = self.backend.load(source, options)
+            if streams > 1 and self.backend.traits.serves_one:
+                each = replace(options, threads=options.threads_per_run(usable_cores()), streams=1)
+                engine: Engine = SideBySide(partial(self.backend.load, source, each), streams)
+            else:
+                engine = self.backend.load(source, options)
         return engine, OutputCheck(graph, described, self.bundle.manifest, rows)
 
     def _load_kept(

@@ -188,14 +188,9 @@ class Features:
         A CPU gets few at a time. `letterbox`: maps the prompts' coordinates to the encoder's input,
         None for the image's own. See `batch_prompts`.
         """
-        return self._batches(prompts, limit, letterbox or self.letterbox, 1)
-
-    def _batches(
-        self, prompts: Sequence[Prompt], limit: int, letterbox: Letterbox, streams: int
-    ) -> Iterator[PromptBatch]:
         if self._pool.backend.traits.on_host:
-            limit = min(limit, max(1, MAX_HOST_PROMPTS // streams))
-        return batch_prompts(prompts, letterbox, self.mask_size, limit)
+            limit = min(limit, MAX_HOST_PROMPTS)
+        return batch_prompts(prompts, letterbox or self.letterbox, self.mask_size, limit)
 
     def decode_all(
         self, prompts: Sequence[Prompt], limit: int = MAX_PROMPTS, of: int | None = None
@@ -208,7 +203,7 @@ class Features:
         """
         runs = of or len(prompts)
         streams = self._pool.streams_for(runs)
-        batches = self._batches(prompts, limit, self.letterbox, streams)
+        batches = self.batches(prompts, limit)
         if not self._pool.runs_ahead(runs):
             for batch in batches:
                 yield batch, *self.decode(batch)

@@ -86,10 +86,14 @@ def test_prompts_without_masks_have_graphs_of_their_own(
     np.testing.assert_allclose(clicked.low_res_logits, expected.low_res_logits, atol=1e-4 * largest)
 
 
-@pytest.mark.parametrize("adaptive", [False, True])  # in two passes, as if in one
+@pytest.mark.parametrize(
+    ("backend", "adaptive"),  # in two passes, as if in one
+    [("onnxruntime", False), ("onnxruntime", True), ("openvino", False)],
+)
 def test_many_prompts_are_decoded_in_two_streams(
-    adaptive: bool, lite2_bundle: Path, monkeypatch: pytest.MonkeyPatch
+    backend: str, adaptive: bool, lite2_bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    pytest.importorskip(backend)
     monkeypatch.setattr(engine_pool, "usable_cores", lambda: 2)
     monkeypatch.setattr(engine_pool, "RUNS_IN_STREAMS", 16)
     asked: dict[str, Any] = {
@@ -98,7 +102,7 @@ def test_many_prompts_are_decoded_in_two_streams(
         "stability_score_thresh": 0,
         "adaptive": adaptive,
     }
-    with samclip.load(lite2_bundle, "onnxruntime") as model:
+    with samclip.load(lite2_bundle, backend) as model:
         scene = model.encode(flag())
         found = scene.everything(**asked)
         assert ("point_decoder", 2) in graphs_of(model)
@@ -108,7 +112,7 @@ def test_many_prompts_are_decoded_in_two_streams(
     np.testing.assert_array_equal(found.prompt_index, expected.prompt_index)
     np.testing.assert_allclose(found.scores, expected.scores, atol=1e-5)
     assert (found.masks != expected.masks).mean() < 1e-3
-    with samclip.load(lite2_bundle, "onnxruntime", threads=1) as model:
+    with samclip.load(lite2_bundle, backend, threads=1) as model:
         assert model._pool.streams_for(1024) == 1  # one core alone
-    with samclip.load(lite2_bundle, "onnxruntime", streams=2) as model:
+    with samclip.load(lite2_bundle, backend, streams=2) as model:
         assert model._pool.streams_for(1024) == 1  # the cores are shared out to images

@@ -358,6 +358,8 @@ class OpenVinoBackend:
             lowerings=("wide", "chunk", "bias", "fold"),  # it packs keys and values of each chunk
             precisions=("int8",),  # it has no kernels for FP16 and BF16
             on_host=True,
+            gains_by_streams=True,
+            serves_one=True,
             slow_convolutions=True,  # once other programs want a core: docs/evidence/cpu.md
             by_name_alone=not suits_processor(),
             profiles=True,
@@ -395,7 +397,7 @@ class OpenVinoBackend:
     def load(self, source: GraphSource, options: EngineOptions) -> OvEngine:
         """Compile a graph; raises BackendUnavailableError or EngineRunError."""
         library = import_library()
-        # One stream on all cores whatever `streams` says: two on half of them each were no faster.
+        # One stream on all cores whatever `streams` says: the weights would be there for each.
         settings = {**SETTINGS, "INFERENCE_NUM_THREADS": options.threads or usable_cores()}
         if saturates_int8():
             settings |= EXACT_INT8

@@ -91,7 +91,7 @@ class TwoWayTransformer(nn.Module):
             queries, image = layer.forward_shared(queries, image, tokens, image_pe, side)
         queries = queries[:, :read]
         found = self.final_attn_token_to_image.attend_to_many(
-            queries + tokens[:, :read], image + image_pe, image
+            queries + tokens[:, :read], image + image_pe, image, divide_last=True
         )
         return self.norm_final_attn(queries + found), image
 
@@ -142,7 +142,7 @@ class TwoWayBlock(nn.Module):
             scores = answering.scores_of_shared(side.queries, queries + query_pe)
         else:
             placed = keys + key_pe
-            found = asking.attend_to_many(queries + query_pe, placed, keys)
+            found = asking.attend_to_many(queries + query_pe, placed, keys, divide_last=True)
             queries = self._take(queries, found)
             scores = answering.scores_of_many(placed, queries + query_pe)
         return queries, self.norm4(keys + answering.spread(scores, queries))
@@ -192,14 +192,24 @@ class CrossAttention(nn.Module):
         out: Tensor = self.out_proj(_join_heads(found))
         return out
 
-    def attend_to_many(self, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+    def attend_to_many(
+        self, queries: Tensor, keys: Tensor, values: Tensor, divide_last: bool = False
+    ) -> Tensor:
         """Attend from few `queries`, BxNxC, to many `keys` and `values`, BxLxC: BxNxC.
 
         The bias of keys adds the same to all scores of a query, so it cancels in the softmax.
+        `divide_last`: the softmax is written out, and its division comes after the product, where
+        there are fewer numbers. OpenVINO also fuses both products around a softmax that it sees,
+        into a kernel that is slower than the products.
         """
         asked = self._scaled(self.q_proj(queries)) @ self._by_head(self.k_proj)  # BxHxNxC
         scores = asked.flatten(1, 2) @ keys.mT  # Bx(HN)xL
-        found = (scores.softmax(dim=-1) @ values).reshape(asked.shape)  # BxHxNxC
+        if divide_last:
+            shares = (scores - scores.amax(dim=-1, keepdim=True)).exp()
+            summed = (shares @ values) / shares.sum(dim=-1, keepdim=True)
+        else:
+            summed = scores.softmax(dim=-1) @ values
+        found = summed.reshape(asked.shape)  # BxHxNxC
         found = found @ self._by_head(self.v_proj).mT  # BxHxNxD
         out: Tensor = self.out_proj(_join_heads(found) + self.v_proj.bias)
         return out
