@@ -182,18 +182,14 @@ class Features:
         prompts: Sequence[Prompt],
         limit: int = MAX_PROMPTS,
         letterbox: Letterbox | None = None,
-        streams: int = 1,
     ) -> Iterator[PromptBatch]:
         """Group prompts into runs of the decoder, each of `limit` prompts at most.
 
-        A CPU gets few at a time, in runs of `streams` at once on one engine as many in all.
-        `letterbox`: maps the prompts' coordinates to the encoder's input, None for the image's own.
-        See `batch_prompts`.
+        A CPU gets few at a time. `letterbox`: maps the prompts' coordinates to the encoder's input,
+        None for the image's own. See `batch_prompts`.
         """
-        traits = self._pool.backend.traits
-        if traits.on_host:
-            sharing = 1 if traits.serves_one else streams
-            limit = min(limit, max(1, MAX_HOST_PROMPTS // sharing))
+        if self._pool.backend.traits.on_host:
+            limit = min(limit, MAX_HOST_PROMPTS)
         return batch_prompts(prompts, letterbox or self.letterbox, self.mask_size, limit)
 
     def decode_all(
@@ -207,7 +203,7 @@ class Features:
         """
         runs = of or len(prompts)
         streams = self._pool.streams_for(runs)
-        batches = self.batches(prompts, limit, streams=streams)
+        batches = self.batches(prompts, limit)
         if not self._pool.runs_ahead(runs):
             for batch in batches:
                 yield batch, *self.decode(batch)

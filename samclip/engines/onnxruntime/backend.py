@@ -96,6 +96,11 @@ EXTERNAL_FOLDER = "session.model_external_initializers_file_folder_path"
 BF16_PRODUCTS = "mlas.enable_gemm_fastmath_arm64_bfloat16"  # of FP32 matrices
 # Q/DQ pairs are then computed in FP32: slower, and right.
 EXACT_INT8 = "session.disable_quant_qdq"
+# A session's threads spin while they wait for work, by default for some milliseconds after a run,
+# too, where they take the cores from the next graph's session. Where there are two cores they also
+# take them from other programs, and from each other: there they sleep at once.
+MAY_SPIN, REST_AFTER_RUNS = "session.intra_op.allow_spinning", "session.force_spinning_stop"
+FEW_CORES = 2
 SLOW_ON_CPU = ["SkipLayerNormFusion"]
 CUDA_OPTIONS = {
     "arena_extend_strategy": "kSameAsRequested",
@@ -497,8 +502,12 @@ def _settings(library: Any, options: EngineOptions, device: str, folder: str) ->
     settings.add_session_config_entry(EXTERNAL_FOLDER, folder)
     if options.precision == "bf16" and not options.fp32_outputs:  # it cannot tell outputs apart
         settings.add_session_config_entry(BF16_PRODUCTS, "1")
-    if device == "cpu" and saturates_int8():
-        settings.add_session_config_entry(EXACT_INT8, "1")
+    if device == "cpu":
+        settings.add_session_config_entry(REST_AFTER_RUNS, "1")
+        if usable_cores() <= FEW_CORES:
+            settings.add_session_config_entry(MAY_SPIN, "0")
+        if saturates_int8():
+            settings.add_session_config_entry(EXACT_INT8, "1")
     return settings
 
 

@@ -127,6 +127,30 @@ def test_options_reach_the_session(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [providers for _, providers in seen] == [["CPUExecutionProvider"]] * 2
 
 
+@pytest.mark.parametrize(("cores", "spins"), [(2, "0"), (3, "1")])
+def test_threads_leave_the_cores_to_others(
+    cores: int, spins: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To the sessions of other graphs after a run; of two cores also to other programs."""
+    seen = []
+    original = onnxruntime.InferenceSession
+
+    def record(*args: Any, **kwargs: Any) -> Any:
+        seen.append(args[1])
+        return original(*args, **kwargs)
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", record)
+    monkeypatch.setattr("samclip.engines.onnxruntime.backend.usable_cores", lambda: cores)
+    CPU.load(affine_source(), EngineOptions()).close()
+    (options,) = seen
+    assert options.get_session_config_entry("session.force_spinning_stop") == "1"
+    try:
+        found = options.get_session_config_entry("session.intra_op.allow_spinning")
+    except RuntimeError:  # not set: ONNX Runtime's default
+        found = "1"
+    assert found == spins
+
+
 def test_bf16_reaches_the_session_unless_outputs_must_be_fp32(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
