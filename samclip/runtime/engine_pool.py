@@ -46,6 +46,7 @@ from samclip.runtime.bundles.bundle import Bundle
 from samclip.runtime.bundles.manifest import Graph, Variant, base_name
 from samclip.runtime.bundles.ready_shapes import ReadyShapes
 from samclip.runtime.graph_outputs import IMAGE_KEYS, POINT_DECODER, Feeds, OutputCheck
+from samclip.runtime.room import has_room
 from samclip.runtime.stages import debug_time
 
 if TYPE_CHECKING:
@@ -60,6 +61,7 @@ OF_TEXT = frozenset({"text_encoder"})
 # Runs of a graph in one answer, as prompts of a grid of points: from so many on, some at once, each
 # on its share of the cores, take less time, the load of their engine included.
 RUNS_IN_STREAMS, STREAMS = 128, 2
+STREAMS_BYTES = 256 * 2**20
 LEAST_STACK = 256 * 1024  # bytes that libraries may use of a thread's stack, and reserve
 LOOK_SECONDS = 0.5  # how often `Usage.close` looks for uses that ended without notifying it
 _logger = logging.getLogger("samclip")
@@ -142,11 +144,12 @@ class EnginePool:
     def streams_for(self, runs: int) -> int:
         """Return how many of so many runs of a graph are best made at once, each on its own cores.
 
-        More than one takes another engine of the graph, which many runs alone are worth, and cores
-        that are not shared out already.
+        More than one takes another engine of the graph, which many runs alone are worth, cores that
+        are not shared out already, and memory: libraries end the process where a thread that they
+        start finds none.
         """
         worth = self.runs_ahead(runs) and self.backend.traits.gains_by_streams
-        return STREAMS if worth else 1
+        return STREAMS if worth and has_room(STREAMS_BYTES) else 1
 
     def runs_ahead(self, runs: int) -> bool:
         """Whether so many runs are best begun before the answers of earlier ones are worked on.

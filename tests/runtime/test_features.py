@@ -106,6 +106,10 @@ def test_many_prompts_are_decoded_in_two_streams(
         scene = model.encode(flag())
         found = scene.everything(**asked)
         assert ("point_decoder", 2) in graphs_of(model)
+        monkeypatch.setattr(engine_pool, "has_room", lambda size: size < engine_pool.STREAMS_BYTES)
+        assert model._pool.streams_for(1024) == 1  # no memory for another engine
+        monkeypatch.undo()
+        monkeypatch.setattr(engine_pool, "usable_cores", lambda: 2)
         monkeypatch.setattr(engine_pool, "RUNS_IN_STREAMS", 17)
         expected = scene.everything(**asked)
     assert len(found) == len(expected) > 0

@@ -102,14 +102,23 @@ def release_free_memory() -> None:
 def require_room_for_thread() -> None:
     """Raise MemoryError where a thread would hardly find the memory to begin.
 
-    `Thread.start` waits forever for a thread that begins and finds none. Nothing of what is asked
-    for here is touched, and it is given back at once. It is mapped: what the C library allocates it
-    may have to clear, which takes half a millisecond.
+    `Thread.start` waits forever for a thread that begins and finds none.
+    """
+    if not can_map(THREAD_BYTES):
+        raise MemoryError("no room for a thread")
+
+
+def can_map(size: int) -> bool:
+    """Whether this process may take so many more bytes of address space.
+
+    None of them is touched, and they are given back at once. They are mapped: what the C library
+    allocates it may have to clear, which takes half a millisecond for a thread's.
     """
     try:
-        mmap.mmap(-1, THREAD_BYTES, **PRIVATE).close()
-    except OSError as error:
-        raise MemoryError(f"no room for a thread: {error}") from error
+        mmap.mmap(-1, size, **PRIVATE).close()
+    except OSError:
+        return False
+    return True
 
 
 def is_shortage(error: BaseException) -> bool:
