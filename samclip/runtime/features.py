@@ -11,9 +11,14 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from samclip.engines.base import Tensor
+from samclip.engines.base import Hoarding, Tensor
 from samclip.engines.device_tensor import DeviceTensor, part_of
-from samclip.engines.limits import MAX_HOST_PROMPTS, MAX_PHOTO_SIDE, MAX_PROMPTS
+from samclip.engines.limits import (
+    MAX_HOST_MASKS,
+    MAX_HOST_PROMPTS,
+    MAX_PHOTO_SIDE,
+    MAX_PROMPTS,
+)
 from samclip.errors import BundleError, CapabilityError, ClosedError, InputError, did_you_mean
 from samclip.runtime.bundles.bundle import Bundle
 from samclip.runtime.bundles.manifest import ClipHead
@@ -188,8 +193,11 @@ class Features:
         A CPU gets few at a time. `letterbox`: maps the prompts' coordinates to the encoder's input,
         None for the image's own. See `batch_prompts`.
         """
-        if self._pool.backend.traits.on_host:
-            limit = min(limit, MAX_HOST_PROMPTS)
+        backend = self._pool.backend
+        if backend.traits.on_host:
+            masked = any(prompt.mask is not None for prompt in prompts)
+            keeps = isinstance(backend, Hoarding)
+            limit = min(limit, MAX_HOST_MASKS if masked and keeps else MAX_HOST_PROMPTS)
         return batch_prompts(prompts, letterbox or self.letterbox, self.mask_size, limit)
 
     def decode_all(

@@ -13,9 +13,11 @@ from samclip.errors import CapabilityError
 from samclip.runtime import engine_pool
 from samclip.runtime.bundles.manifest import Variant, base_name
 from samclip.runtime.engine_pool import EnginePool
+from samclip.runtime.pixels.prompts import Prompt
 from samclip.runtime.predictor import SamPredictor
 
 POINT = np.asarray([(100, 64)])
+LOGITS = np.zeros((64, 64), np.float32)
 
 
 def test_sams_decoder_gives_four_masks_and_what_it_predicts() -> None:
@@ -67,6 +69,14 @@ def test_prompts_without_masks_have_graphs_of_their_own(
         assert clicked.low_res_logits is not None
         scene.segment(points=POINT, mask=clicked.low_res_logits)
         assert ("mask_decoder", 1) in graphs_of(model)
+        asked = [
+            Prompt(POINT.astype(float), np.ones(1), mask=mask) for mask in (None, *[LOGITS] * 2)
+        ]
+        sizes = [
+            [len(batch.rows) for batch in scene.features.batches(each)]
+            for each in (asked, [asked[0]] * 3)
+        ]
+        assert sizes == [[1, 1, 1], [2, 1]]  # the arena would keep what two masks take
 
     whole = EnginePool.variant
 

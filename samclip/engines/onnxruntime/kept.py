@@ -41,7 +41,7 @@ from samclip.errors import PlanDamagedError
 from samclip.version import __version__
 
 SCHEMA = 1  # of the key: another one makes all that was kept before it stale
-LEAST_BYTES = 10**7  # of weights: smaller graphs are optimised in the time that hashing takes
+LEAST_BYTES = 5 * 10**6  # of weights: smaller graphs are optimised in the time that hashing takes
 LIMIT_BYTES = 2 * 10**9  # of all that is kept together
 MEMORY_TIMES = 8  # so often the memory that is free has what is kept: writing it takes two copies
 FREE_TIMES = 10  # what is kept takes at most this share of the disk's free room
